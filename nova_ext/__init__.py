@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Assisted volume snapshots of the Compute API, served by ourselves."""

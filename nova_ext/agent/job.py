@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job as a value, and the pure function that says what comes next.
+
+Both operations are one thing here: a chain of files that shall become
+another chain. What is known of the world comes in as arguments; no I/O, no
+clock, no sleep and no libvirt is in this module, so the whole behaviour can
+be read, and tested, as a table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+
+class State(str, enum.Enum):
+    """Where a job is. Each is journalled before what it names is done."""
+
+    PENDING = 'PENDING'  # nothing was asked of libvirt
+    RUNNING = 'RUNNING'  # libvirt was asked, or is about to be
+    VERIFYING = 'VERIFYING'  # what became of it is being looked at
+    REPORTING = 'REPORTING'  # the outcome is known and Cinder is not told
+    CONFIRMING = 'CONFIRMING'  # told; whether it was heard is looked at
+    DONE = 'DONE'
+    FAILED = 'FAILED'  # the chain is as it was before
+    ORPHANED = 'ORPHANED'  # done, but Cinder counts it as failed
+    UNCLAIMED = 'UNCLAIMED'  # merged, and Cinder did not take note
+
+
+FINAL = frozenset({State.DONE, State.FAILED, State.ORPHANED, State.UNCLAIMED})
+# NOTE: while a job is in one of these, the chain may change under whoever
+# else would touch the volume.
+TOUCHING = frozenset({State.PENDING, State.RUNNING, State.VERIFYING})
+
+
+class Operation(str, enum.Enum):
+    """What was asked for."""
+
+    CREATE = 'create'
+    DELETE = 'delete'
+
+
+class Kind(str, enum.Enum):
+    """How one chain becomes the other."""
+
+    OVERLAY = 'overlay'  # a new active layer on top
+    PULL = 'pull'  # the layer below moves into the active one
+    COMMIT = 'commit'  # a layer moves into the one below it
+
+
+class Chain(enum.Enum):
+    """What a look at the chain found."""
+
+    BEFORE = 'as before'
+    AFTER = 'as wanted'
+    RUNNING = 'a block job is under way'
+    OTHER = 'neither'
+    UNKNOWN = 'cannot be known now'
+
+
+class Verdict(enum.Enum):
+    """What came of telling or asking Cinder."""
+
+    DELIVERED = 'it accepted the report'
+    CLAIMED = 'it acted on the report'
+    GAVE_UP = 'it had given up before'
+    RETRY = 'it is not known'
+
+
+class Action(enum.Enum):
+    """What the manager does next."""
+
+    FENCE = 'make sure that Cinder awaits it'
+    START = 'ask libvirt for it'
+    LOOK = 'look at the chain'
+    CANCEL = 'end the block job'
+    REPORT = 'tell Cinder'
+    CONFIRM = 'ask Cinder'
+    NOTHING = 'it is over'
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One request for a chain to become another.
+
+    :ivar before: paths of the chain as it was found, active layer first
+    :ivar after: paths of the chain as it shall be
+    :ivar stored: whether the guest was off, so that only its stored
+        definition changes
+    :ivar accepted_at: wall-clock seconds; the deadline derives from it
+    :ivar deadline: wall-clock seconds
+    :ivar succeeded: None while that is not known
+    :ivar reason: the cause of a failure, or what an operator should know
+    :ivar identity: database id; 0 before it is journalled
+    """
+
+    snapshot_id: str
+    volume_id: str
+    operation: Operation
+    kind: Kind
+    instance_id: str
+    target: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    accepted_at: float
+    deadline: float
+    stored: bool = False
+    request_id: str | None = None
+    state: State = State.PENDING
+    succeeded: bool | None = None
+    reason: str = ''
+    identity: int = 0
+
+    @property
+    def overlay(self) -> str | None:
+        """The file that is new in the chain, for a create."""
+        return self.after[0] if self.kind is Kind.OVERLAY else None
+
+    @property
+    def doomed(self) -> tuple[str, ...]:
+        """The files that are no part of the chain afterwards."""
+        return tuple(path for path in self.before if path not in self.after)
+
+    def to(self, state: State, **changes: Any) -> Job:
+        """This job in another state."""
+        return dataclasses.replace(self, state=state, **changes)
+
+
+def recovered(job: Job) -> tuple[Job, Action]:
+    """What to do with a job that a former agent process left."""
+    if job.state is State.PENDING:
+        return job.to(
+            State.REPORTING,
+            succeeded=False,
+            reason='the agent was restarted before anything was started',
+        ), Action.REPORT
+    if job.state in (State.RUNNING, State.VERIFYING):
+        return job, Action.LOOK
+    if job.state is State.REPORTING:
+        return job, Action.REPORT
+    if job.state is State.CONFIRMING:
+        return job, Action.CONFIRM
+    return job, Action.NOTHING
+
+
+def looked(
+    job: Job, chain: Chain, now: float, settled: bool = True
+) -> tuple[Job, Action]:
+    """What follows from a look at the chain of a job that was started.
+
+    :param settled: whether nothing that was asked earlier, perhaps by a
+        process that has died since, can still be waiting in libvirt
+    """
+    late = now >= job.deadline
+    if chain is Chain.AFTER:
+        return job.to(State.REPORTING, succeeded=True), Action.REPORT
+    if chain is Chain.RUNNING:
+        if late:
+            reason = job.reason or 'its deadline passed'
+            return job.to(State.RUNNING, reason=reason), Action.CANCEL
+        return job.to(State.RUNNING), Action.LOOK
+    if chain is Chain.BEFORE and settled:
+        return job.to(
+            State.REPORTING,
+            succeeded=False,
+            reason=job.reason or 'the block job ended without success',
+        ), Action.REPORT
+    if chain is Chain.OTHER and late:
+        return job.to(
+            State.ORPHANED,
+            reason='what libvirt says, what the headers say and what QEMU '
+            'has open do not agree; nothing was reported as done',
+        ), Action.NOTHING
+    # NOTE: "cannot know" is never "gone": looked at again, without end.
+    return job.to(State.VERIFYING), Action.LOOK
+
+
+def reported(job: Job, verdict: Verdict) -> tuple[Job, Action]:
+    """What follows from an attempt to tell Cinder the outcome."""
+    if verdict is Verdict.RETRY:
+        return job, Action.REPORT
+    if not job.succeeded:
+        return job.to(State.FAILED), Action.NOTHING
+    if verdict is Verdict.GAVE_UP:
+        return _unheard(job), Action.NOTHING
+    if verdict is Verdict.CLAIMED:
+        return job.to(State.DONE), Action.NOTHING
+    return job.to(State.CONFIRMING), Action.CONFIRM
+
+
+def confirmed(
+    job: Job, verdict: Verdict, now: float, grace: float
+) -> tuple[Job, Action]:
+    """What follows from asking whether Cinder acted on the report.
+
+    :param grace: seconds after the deadline for Cinder to act
+    """
+    if verdict is Verdict.CLAIMED:
+        return job.to(State.DONE), Action.NOTHING
+    if verdict is Verdict.GAVE_UP or now >= job.deadline + grace:
+        return _unheard(job), Action.NOTHING
+    return job, Action.CONFIRM
+
+
+def _unheard(job: Job) -> Job:
+    if job.operation is Operation.CREATE:
+        return job.to(
+            State.ORPHANED,
+            reason='the instance uses the new file, and Cinder counts the '
+            'snapshot as failed',
+        )
+    return job.to(
+        State.UNCLAIMED,
+        reason='the layer is merged, and Cinder did not take note; delete '
+        'the snapshot again',
+    )

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent as a process: its lock, its socket, its start and its end.
+
+Whatever a request means is the manager's business.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import inspect
+import logging
+import os
+import pathlib
+import socketserver
+import threading
+from typing import Any
+
+from oslo_config import cfg
+
+from nova_ext import cinder, exception
+from nova_ext.agent import admission, journal, manager, reporter, wire
+from nova_ext.virt import host, image
+
+LOG = logging.getLogger(__name__)
+
+
+class StartFailed(RuntimeError):
+    """The agent can't start; says what mends it."""
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    """One connection: one request and its answer."""
+
+    server: _Server
+    timeout = 10
+
+    def handle(self) -> None:
+        line = self.rfile.readline(wire.LIMIT)
+        if not line:
+            return
+        try:
+            reply = self.server.answer(line)
+        except wire.Malformed as error:
+            LOG.warning('Refused a malformed message: %s', error)
+            reply = wire.error(
+                exception.AgentBusy(reason=f'unable to read that: {error}')
+            )
+        except exception.NovaExtException as error:
+            LOG.info('Refused: %s', error)
+            reply = wire.error(error)
+        except Exception:
+            LOG.exception('Unexpected error')
+            reply = wire.error(exception.AgentBusy(reason='in trouble'))
+        try:
+            self.wfile.write(reply)
+        except OSError as error:
+            LOG.info('Nobody waited for the answer: %s', error)
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, path: str, methods: manager.Manager) -> None:
+        self._methods = methods
+        super().__init__(path, _Handler)
+
+    def answer(self, line: bytes) -> bytes:
+        name, arguments = wire.parse_request(line)
+        method = getattr(self._methods, name)
+        try:
+            inspect.signature(method).bind(**arguments)
+        except TypeError as error:
+            raise wire.Malformed(f'{name}: {error}') from error
+        return wire.result(method(**arguments))
+
+
+class Service:
+    """The agent of this host, from lock to socket.
+
+    :raises: :class:`StartFailed`
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        options = conf.nova_ext_agent
+        self._stopping = threading.Event()
+        self._socket = options.socket
+        self._state_dir = pathlib.Path(options.state_dir)
+        # NOTE: the order of a start: lock, journal, connect, recover, and
+        # only then serve (design §4).
+        self._lock = self._take_lock()
+        self._journal = journal.Journal(self._state_dir / 'journal.sqlite')
+        files = image.Files(options.file_timeout)
+        self._host = host.Host(options.libvirt_uri, self._wake)
+        self._manager = manager.Manager(
+            self._host,
+            files,
+            admission.Admission(
+                self._host,
+                files,
+                options.create_deadline,
+                options.delete_deadline,
+                options.quiesce,
+            ),
+            self._journal,
+            self._reports(conf),
+            reply_wait=options.reply_wait,
+            quiesce_mode=options.quiesce,
+            freeze_limit=options.freeze_limit,
+        )
+
+    def serve(self) -> None:
+        """Recover, then answer until :meth:`stop` is called.
+
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+        """
+        self._manager.start()
+        self._server = self._listen()
+        LOG.info('Listening on %s', self._socket)
+        threading.Thread(target=self._end, daemon=True).start()
+        try:
+            self._server.serve_forever(poll_interval=0.2)
+        finally:
+            os.unlink(self._socket)
+            self._server.server_close()
+            self._manager.stop()
+            self._host.close()
+            self._journal.close()
+            self._lock.close()
+
+    def stop(self) -> None:
+        """End :meth:`serve` soon; from any thread or signal handler."""
+        self._stopping.set()
+
+    def _end(self) -> None:
+        self._stopping.wait()
+        self._server.shutdown()
+
+    def _wake(self, instance_id: str) -> None:
+        # NOTE: the connection is made, and events come, a little before the
+        # manager that wants them exists.
+        if hasattr(self, '_manager'):
+            self._manager.wake(instance_id)
+
+    def _take_lock(self) -> Any:
+        try:
+            self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = open(self._state_dir / 'lock', 'a')  # noqa: SIM115
+        except OSError as error:
+            raise StartFailed(
+                f'[nova_ext_agent] state_dir cannot be used: {error}'
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StartFailed(
+                f'another agent uses {self._state_dir}. One host has one '
+                'agent; give a second one for tests its own [nova_ext_agent] '
+                'state_dir.'
+            ) from None
+        return lock
+
+    def _reports(self, conf: cfg.ConfigOpts) -> manager.Reports:
+        reports = conf.nova_ext_agent.reports
+        if reports is None:
+            raise StartFailed(
+                'where to report is not said. Set [nova_ext_agent] reports '
+                'to "cinder" and fill [nova_ext_cinder], or to "none" for '
+                'demos and tests.'
+            )
+        if reports == 'none':
+            LOG.warning('Nothing is reported to Cinder (reports = none)')
+            return reporter.Silence()
+        return reporter.Reporter(cinder.Cinder(conf))
+
+    def _listen(self) -> _Server:
+        path = self._socket
+        try:
+            # The lock is ours, so a socket here is left from the dead.
+            pathlib.Path(path).unlink(missing_ok=True)
+            mask = os.umask(0o117)
+            try:
+                return _Server(path, self._manager)
+            finally:
+                os.umask(mask)
+        except OSError as error:
+            raise StartFailed(
+                f'[nova_ext_agent] socket {path} cannot be used: {error}'
+            ) from error

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What became of a job: libvirt, the headers and QEMU's locks side by side.
+
+A chain counts as one or the other only where all three agree. "Cannot be
+known" is an answer of its own. Nothing is changed and nothing decided here.
+"""
+
+from __future__ import annotations
+
+from nova_ext import exception
+from nova_ext.agent.job import Chain, Job
+from nova_ext.virt import chain, guest, host, image
+
+
+def look(job: Job, virt_host: host.Host, files: image.Files) -> Chain:
+    """The chain of a job now. Doubts, whatever their cause, are UNKNOWN."""
+    try:
+        found = virt_host.guest(job.instance_id)
+        disk = _disk(job, found) if found else None
+        has_process = bool(found and found.has_process())
+        if found and disk and has_process:
+            if found.block_job(job.target) or disk.busy:
+                return Chain.RUNNING
+            if found.is_occupied():
+                return Chain.UNKNOWN
+        return files.look(job.before[0], _compare, job, disk, has_process)
+    except (exception.NovaExtException, image.NotAnImage, OSError):
+        return Chain.UNKNOWN
+
+
+def _disk(job: Job, found: guest.Guest) -> chain.Disk | None:
+    for disk in found.describe().disks:
+        if disk.serial == job.volume_id and disk.target == job.target:
+            return disk
+    return None
+
+
+def _compare(job: Job, disk: chain.Disk | None, has_process: bool) -> Chain:
+    if disk is None:
+        # The guest is gone, or the disk was detached; its files are not.
+        return _compare_files(job)
+    seen = chain.observe(disk, *job.before, *job.after)
+    if has_process:
+        return verdict(job, seen)
+    if any(locks.opened for locks in seen.open.values()):
+        return Chain.UNKNOWN
+    if seen.headers == job.after:
+        return Chain.AFTER
+    if seen.headers == job.before and not _used(job):
+        return Chain.BEFORE
+    return Chain.OTHER
+
+
+def _compare_files(job: Job) -> Chain:
+    for path in {*job.before, *job.after}:
+        try:
+            if image.locks(path).opened:
+                return Chain.UNKNOWN
+        except FileNotFoundError:
+            continue
+    if job.overlay:
+        # NOTE: an overlay that nobody wrote to is worth what is below it.
+        return Chain.AFTER if _used(job) else Chain.BEFORE
+    headers = chain.headers(chain.Layer(job.before[0], 'qcow2'))
+    if headers == job.after:
+        return Chain.AFTER
+    return Chain.BEFORE if headers == job.before else Chain.OTHER
+
+
+def _used(job: Job) -> bool:
+    """Whether a guest wrote to the new file of a create."""
+    return (
+        bool(job.overlay)
+        and image.read_qcow2(job.overlay, link=True).holds_data
+    )
+
+
+def verdict(job: Job, seen: chain.Seen) -> Chain:
+    """What a look at the disk of a guest with a process amounts to."""
+    if _is(job.after, job.before, seen):
+        return Chain.AFTER
+    if _is(job.before, job.after, seen):
+        return Chain.BEFORE
+    return Chain.OTHER
+
+
+def _is(
+    wanted: tuple[str, ...], other: tuple[str, ...], seen: chain.Seen
+) -> bool:
+    """Whether all three say that the chain is `wanted`, and only that."""
+    if seen.headers != wanted or not seen.agree:
+        return False
+    active, *below = wanted
+    return (
+        seen.open[active].writable
+        and all(
+            seen.open[path].opened and not seen.open[path].writable
+            for path in below
+        )
+        and not any(
+            seen.open[path].opened for path in other if path not in wanted
+        )
+    )

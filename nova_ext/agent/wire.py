@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What crosses a process border to an agent: methods, arguments, errors.
+
+One message is one line of JSON. Over which transport is not said here, and
+the only thing imported is the errors that may cross.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+from nova_ext import exception
+
+VERSION = '1.0'
+METHODS = ('volume_snapshot_create', 'volume_snapshot_delete', 'status')
+
+# NOTE: larger than the largest request body that the API lets pass.
+LIMIT = 1 << 20
+
+_ERRORS = {
+    name: error
+    for name, error in inspect.getmembers(exception, inspect.isclass)
+    if issubclass(error, exception.NovaExtException)
+}
+
+
+class Malformed(ValueError):
+    """A message that is not of this protocol; says why."""
+
+
+def request(method: str, arguments: dict[str, Any]) -> bytes:
+    """The message that asks for `method`."""
+    return _line({'version': VERSION, 'method': method, 'args': arguments})
+
+
+def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:
+    """The method and the arguments of a message.
+
+    :raises: :class:`Malformed`
+    """
+    message = _parse(line)
+    version = message.get('version')
+    if not isinstance(version, str) or version.split('.')[0] != '1':
+        raise Malformed(f'version {version!r} is not 1.x')
+    method, arguments = message.get('method'), message.get('args')
+    if method not in METHODS:
+        raise Malformed(f'there is no method {method!r}')
+    if not isinstance(arguments, dict):
+        raise Malformed('its args are not an object')
+    return method, arguments
+
+
+def result(value: Any) -> bytes:
+    """The message that hands a result back."""
+    return _line({'result': value})
+
+
+def error(cause: exception.NovaExtException) -> bytes:
+    """The message that hands an error back, to be raised there."""
+    return _line({'error': type(cause).__name__, 'kwargs': cause.kwargs})
+
+
+def parse_reply(line: bytes) -> Any:
+    """The result that a message hands back.
+
+    :raises: :class:`nova_ext.exception.NovaExtException` the error it hands
+        back instead, :class:`Malformed`
+    """
+    message = _parse(line)
+    if 'error' not in message:
+        return message.get('result')
+    try:
+        raised = _ERRORS[message['error']](**message['kwargs'])
+    except (KeyError, TypeError) as cause:
+        raise Malformed(f'unknown error: {cause}') from None
+    raise raised
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b'\n'
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise Malformed('it is not one line of JSON')
+    return message

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paste factories: the app, the same as a filter, and how they are put
+together.
+
+Nothing is read at import and no business rule is here. The configuration is
+the process's, ``oslo_config.cfg.CONF``, which whoever starts the process has
+read; below the factories it is passed as an argument.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from oslo_config import cfg
+from paste import deploy
+
+from nova_ext import conf as nova_ext_conf
+from nova_ext.api import assisted_volume_snapshots, router, wsgi
+from nova_ext.compute import api as compute
+
+
+def _resource(conf: cfg.ConfigOpts) -> wsgi.Resource:
+    nova_ext_conf.register_opts(conf)
+    controller = assisted_volume_snapshots.AssistedVolumeSnapshotsController(
+        compute.load(conf)
+    )
+    return wsgi.Resource(
+        controller, wsgi.Microversions(conf.nova_ext.max_microversion)
+    )
+
+
+def app_factory(
+    global_conf: dict[str, str], **local_conf: str
+) -> router.Application:
+    """Paste factory of the stand-alone app: what is not ours is a 404."""
+    return router.Router(_resource(cfg.CONF))
+
+
+def filter_factory(
+    global_conf: dict[str, str], **local_conf: str
+) -> Callable[[router.Application], router.Application]:
+    """Paste factory of the filter: what is not ours passes untouched."""
+    return lambda app: router.Router(_resource(cfg.CONF), fallback=app)
+
+
+class Mount:
+    """Sends a request to the application with the longest prefix.
+
+    :param apps: prefix without a slash at its end → application; a prefix
+        with ``/+`` matches only paths that have something after it
+    """
+
+    def __init__(self, apps: dict[str, router.Application]) -> None:
+        self._apps = sorted(
+            apps.items(), key=lambda item: len(item[0]), reverse=True
+        )
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        # NOTE: clients that join URLs carelessly send `//` (contract §1.1).
+        path = re.sub('/{2,}', '/', environ.get('PATH_INFO', ''))
+        for prefix, app in self._apps:
+            mount = prefix.removesuffix('/+')
+            rest = path[len(mount) :]
+            if not path.startswith(mount) or rest[:1] not in ('', '/'):
+                continue
+            if prefix != mount and rest in ('', '/'):
+                continue
+            environ['SCRIPT_NAME'] = environ.get('SCRIPT_NAME', '') + mount
+            environ['PATH_INFO'] = rest
+            return app(environ, start_response)
+        return router.not_found(environ, start_response)
+
+
+def mount_factory(
+    loader: Any, global_conf: dict[str, str], **local_conf: str
+) -> router.Application:
+    """Paste composite: each key is a path prefix, its value an app's name."""
+    return Mount(
+        {
+            prefix.rstrip('/'): loader.get_app(name, global_conf=global_conf)
+            for prefix, name in local_conf.items()
+        }
+    )
+
+
+def pipeline_factory(
+    loader: Any, global_conf: dict[str, str], **local_conf: str
+) -> router.Application:
+    """Paste composite: the pipeline that ``auth_strategy`` names.
+
+    Each key is a strategy, its value the names of filters and at last an app.
+    """
+    nova_ext_conf.register_opts(cfg.CONF)
+    *filters, app_name = local_conf[cfg.CONF.nova_ext.auth_strategy].split()
+    app = loader.get_app(app_name, global_conf=global_conf)
+    for name in reversed(filters):
+        app = loader.get_filter(name, global_conf=global_conf)(app)
+    return app
+
+
+def load(conf: cfg.ConfigOpts) -> router.Application:
+    """The application of the PasteDeploy file that `conf` names.
+
+    :raises: oslo_config.cfg.ConfigFilesNotFoundError, LookupError
+    """
+    path = nova_ext_conf.find_paste_file(conf)
+    return deploy.loadapp(f'config:{path}', name='nova_ext')

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filters of the pipelines that are our own: faults, identity, /v2.
+
+Each does one thing, and what oslo.middleware has is used as it is. Business
+rules are not here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import time
+import urllib.parse
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import webob
+from oslo_config import cfg
+from oslo_middleware import basic_auth, cors, request_id
+
+from nova_ext import conf as nova_ext_conf
+from nova_ext import context, policies
+from nova_ext.api import router, wsgi
+
+LOG = logging.getLogger(__name__)
+
+Filter = Callable[[router.Application], router.Application]
+
+MESSAGES = {
+    401: 'The request you have made requires authentication.',
+    413: 'The request is too large. The limit is [oslo_middleware] '
+    'max_request_body_size.',
+}
+
+
+def set_defaults() -> None:
+    """CORS defaults that a browser client of the Compute API needs."""
+    cors.set_defaults(
+        allow_headers=[
+            'X-Auth-Token',
+            'X-Openstack-Request-Id',
+            'X-Identity-Status',
+            'X-Roles',
+            'X-Service-Catalog',
+            'X-User-Id',
+            'X-Tenant-Id',
+            *wsgi.VERSION_HEADERS,
+        ],
+        expose_headers=[
+            'X-Auth-Token',
+            'X-Openstack-Request-Id',
+            'X-Subject-Token',
+            'X-Service-Token',
+            *wsgi.VERSION_HEADERS,
+        ],
+        allow_methods=['GET', 'PUT', 'POST', 'DELETE', 'PATCH'],
+    )
+
+
+class RequestId(request_id.RequestId):
+    """Request ids under both names that clients of Nova look for."""
+
+    compat_headers = ['x-compute-request-id']
+
+
+class BasicAuth(basic_auth.BasicAuthMiddleware):
+    """HTTP basic authentication whose refusals are in our envelope."""
+
+    def format_exception(self, error: Exception) -> webob.Response:
+        LOG.info('HTTP basic authentication failed: %s', type(error).__name__)
+        fault = wsgi.Fault(401, MESSAGES[401])
+        fault.headers['WWW-Authenticate'] = 'Basic realm="nova_ext"'
+        return fault
+
+
+class FaultFilter:
+    """Every refusal in the envelope, and one log line per request.
+
+    What the filters below answer as text or HTML becomes a fault; what they
+    answer as JSON (keystonemiddleware) is left as it is.
+    """
+
+    def __init__(self, app: router.Application) -> None:
+        self._app = app
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        started = time.monotonic()
+        response = self._answer(environ)
+        self._log(environ, response, time.monotonic() - started)
+        return response(environ, start_response)
+
+    def _answer(self, environ: dict[str, Any]) -> webob.Response:
+        try:
+            response = webob.Request(environ).get_response(self._app)
+        except Exception:
+            LOG.exception('Unexpected error outside the resource')
+            return wsgi.Fault(500, wsgi.UNEXPECTED)
+        status = response.status_int
+        if status < 400 or response.content_type == wsgi.JSON:
+            return response
+        fault = wsgi.Fault(status, MESSAGES.get(status, response.status))
+        for name, value in response.headers.items():
+            if name.lower() not in ('content-type', 'content-length'):
+                fault.headers.add(name, value)
+        return fault
+
+    def _log(
+        self, environ: dict[str, Any], response: webob.Response, took: float
+    ) -> None:
+        if not LOG.isEnabledFor(logging.INFO):
+            return
+        # NOTE: quoted again, since a path can hold a line break.
+        path = urllib.parse.quote(
+            environ.get('SCRIPT_NAME', '') + environ.get('PATH_INFO', ''),
+            encoding='latin-1',
+        )
+        query = environ.get('QUERY_STRING')
+        LOG.info(
+            '%s "%s %s%s" status: %d len: %s microversion: %s time: %.6f',
+            environ.get('REMOTE_ADDR', '-'),
+            environ['REQUEST_METHOD'],
+            path,
+            f'?{query}' if query else '',
+            response.status_int,
+            response.content_length or 0,
+            response.headers.get(wsgi.VERSION_HEADERS[1], '-'),
+            took,
+        )
+
+
+class LegacyV2:
+    """The /v2 mount: the same resource without microversions."""
+
+    def __init__(self, app: router.Application) -> None:
+        self._app = app
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        environ[wsgi.LEGACY_V2] = True
+        return self._app(environ, start_response)
+
+
+class ContextFilter:
+    """Who asks, from what the filter before this one has made certain.
+
+    :param strategy: a value of ``[nova_ext] auth_strategy``
+    """
+
+    def __init__(
+        self, app: router.Application, conf: cfg.ConfigOpts, strategy: str
+    ) -> None:
+        self._app = app
+        self._enforcer = policies.init(conf)
+        self._identify = {
+            'keystone': self._keystone,
+            'http_basic': self._http_basic,
+            'noauth': self._noauth,
+        }[strategy]
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        identity = self._identify(environ)
+        if isinstance(identity, wsgi.Fault):
+            return identity(environ, start_response)
+        environ[wsgi.CONTEXT] = identity
+        return self._app(environ, start_response)
+
+    def _context(self, **identity: Any) -> context.RequestContext:
+        return context.RequestContext(enforcer=self._enforcer, **identity)
+
+    def _ids(self, environ: dict[str, Any]) -> dict[str, Any]:
+        return {
+            'request_id': environ.get(request_id.ENV_REQUEST_ID),
+            'global_request_id': environ.get(request_id.GLOBAL_REQ_ID),
+        }
+
+    def _keystone(
+        self, environ: dict[str, Any]
+    ) -> context.RequestContext | wsgi.Fault:
+        if 'HTTP_X_USER_ID' not in environ:
+            return wsgi.Fault(401, MESSAGES[401])
+        # NOTE: the token stays behind: nothing here acts as the caller.
+        return context.RequestContext.from_environ(
+            environ,
+            enforcer=self._enforcer,
+            auth_token=None,
+            **self._ids(environ),
+        )
+
+    def _http_basic(
+        self, environ: dict[str, Any]
+    ) -> context.RequestContext | wsgi.Fault:
+        # NOTE: only what the basic filter has set is read: any X-Roles or
+        # X-Project-Id in this environ comes from the caller.
+        return self._context(
+            user_id=environ['HTTP_X_USER'],
+            roles=['service'],
+            any_project=True,
+            **self._ids(environ),
+        )
+
+    def _noauth(
+        self, environ: dict[str, Any]
+    ) -> context.RequestContext | wsgi.Fault:
+        address = environ.get('REMOTE_ADDR') or '127.0.0.1'
+        if not ipaddress.ip_address(address).is_loopback:
+            return wsgi.Fault(
+                403,
+                'Without authentication only this machine itself is '
+                'answered. Set [nova_ext] auth_strategy to keystone or '
+                'http_basic.',
+            )
+        return self._context(
+            user_id='noauth',
+            roles=['admin', 'service'],
+            any_project=True,
+            **self._ids(environ),
+        )
+
+
+def cors_factory(global_conf: dict[str, str], **local_conf: str) -> Filter:
+    """Paste factory of oslo.middleware's CORS filter.
+
+    Its own factory reads the usual configuration files again, and not those
+    that this process was started with.
+    """
+    set_defaults()
+    return lambda app: cors.CORS(app, cfg.CONF)
+
+
+def fault_factory(global_conf: dict[str, str], **local_conf: str) -> Filter:
+    """Paste factory of :class:`FaultFilter`."""
+    return FaultFilter
+
+
+def legacy_v2_factory(
+    global_conf: dict[str, str], **local_conf: str
+) -> Filter:
+    """Paste factory of :class:`LegacyV2`."""
+    return LegacyV2
+
+
+def context_factory(
+    global_conf: dict[str, str], strategy: str = 'keystone'
+) -> Filter:
+    """Paste factory of :class:`ContextFilter`."""
+    nova_ext_conf.register_opts(cfg.CONF)
+    return lambda app: ContextFilter(app, cfg.CONF, strategy)

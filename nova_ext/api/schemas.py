@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What requests and answers of this resource look like, and the check of it.
+
+Schemas are data; the validators are compiled once, when this module is
+loaded. What a request means is the controller's business.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import unicodedata
+from typing import Any
+
+import jsonschema
+
+from nova_ext import exception
+
+# NOTE: enough of a value to recognise it by; the body may be 112 KiB.
+_SHOWN = 1024
+
+_PLAIN_TEXT = (
+    'is not plain text: control characters and lone surrogates are not allowed'
+)
+_FILE_NAME = (
+    'is not a plain file name: one path component of at most 255 bytes, '
+    'without "/" and control characters, and neither "." nor ".."'
+)
+
+_formats = jsonschema.FormatChecker(formats=())
+
+
+@_formats.checks('plain-text')
+def is_plain_text(value: object) -> bool:
+    """Whether a string can be stored, logged and sent anywhere as it is."""
+    return not isinstance(value, str) or not any(
+        unicodedata.category(character) in ('Cc', 'Cs') for character in value
+    )
+
+
+@_formats.checks('file-name')
+def is_file_name(value: object) -> bool:
+    """Whether a string is one plain path component (contract W12)."""
+    if not isinstance(value, str):
+        return True
+    return (
+        is_plain_text(value)
+        and '/' not in value
+        and value not in ('.', '..')
+        and len(value.encode()) <= 255
+    )
+
+
+# NOTE: the order of keys decides which of several errors is reported; it is
+# Nova's, for the sake of equal messages.
+_TEXT = {'type': 'string', 'minLength': 1, 'format': 'plain-text'}
+_NAME = {'type': 'string', 'minLength': 1, 'format': 'file-name'}
+
+CREATE: dict[str, Any] = {
+    '$schema': 'https://json-schema.org/draft/2020-12/schema',
+    'type': 'object',
+    'properties': {
+        'snapshot': {
+            'type': 'object',
+            'properties': {
+                'volume_id': _TEXT,
+                'create_info': {
+                    'type': 'object',
+                    'properties': {
+                        'snapshot_id': _TEXT,
+                        'type': {'type': 'string', 'enum': ['qcow2']},
+                        'new_file': _NAME,
+                        'id': _TEXT,
+                    },
+                    'required': ['snapshot_id', 'type', 'new_file'],
+                    'additionalProperties': False,
+                },
+            },
+            'required': ['volume_id', 'create_info'],
+            'additionalProperties': False,
+        },
+    },
+    'required': ['snapshot'],
+    'additionalProperties': False,
+}
+
+CREATE_RESPONSE: dict[str, Any] = {
+    '$schema': 'https://json-schema.org/draft/2020-12/schema',
+    'type': 'object',
+    'properties': {
+        'snapshot': {
+            'type': 'object',
+            'properties': {'id': _TEXT, 'volumeId': _TEXT},
+            'required': ['id', 'volumeId'],
+            'additionalProperties': False,
+        },
+    },
+    'required': ['snapshot'],
+    'additionalProperties': False,
+}
+
+# NOTE: other keys are let through, as Nova lets them through.
+DELETE_INFO: dict[str, Any] = {
+    '$schema': 'https://json-schema.org/draft/2020-12/schema',
+    'type': 'object',
+    'properties': {
+        'volume_id': _TEXT,
+        'type': {'type': 'string', 'enum': ['qcow2']},
+        'file_to_merge': {**_NAME, 'type': ['string', 'null']},
+        'merge_target_file': {**_NAME, 'type': ['string', 'null']},
+    },
+    'required': ['volume_id'],
+}
+
+# NOTE: delete_info is not required here but asked for later, after the
+# policy, because that is the order of checks of contract §1.2.
+DELETE_QUERY: dict[str, Any] = {
+    '$schema': 'https://json-schema.org/draft/2020-12/schema',
+    'type': 'object',
+    'properties': {
+        'delete_info': {'type': 'array', 'items': {'type': 'string'}},
+    },
+    'additionalProperties': False,
+}
+
+FAULT: dict[str, Any] = {
+    '$schema': 'https://json-schema.org/draft/2020-12/schema',
+    'type': 'object',
+    'minProperties': 1,
+    'maxProperties': 1,
+    'additionalProperties': {
+        'type': 'object',
+        'properties': {
+            'code': {'type': 'integer', 'minimum': 400, 'maximum': 599},
+            'message': {'type': 'string'},
+            'retryAfter': {'type': ['string', 'integer']},
+        },
+        'required': ['code', 'message'],
+        'additionalProperties': False,
+    },
+}
+
+
+def _relaxed(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema for the legacy /v2 mount, where unknown keys are dropped."""
+    relaxed = copy.deepcopy(schema)
+
+    def relax(part: dict[str, Any]) -> None:
+        part.pop('additionalProperties', None)
+        for child in part.get('properties', {}).values():
+            relax(child)
+
+    relax(relaxed)
+    return relaxed
+
+
+def _validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema, format_checker=_formats)
+
+
+_create = _validator(CREATE)
+_create_legacy = _validator(_relaxed(CREATE))
+_delete_info = _validator(DELETE_INFO)
+_delete_query = _validator(DELETE_QUERY)
+
+
+def _message(error: jsonschema.ValidationError) -> str:
+    message = error.message
+    if error.validator == 'format':
+        reason = {'plain-text': _PLAIN_TEXT, 'file-name': _FILE_NAME}
+        message = f'{error.instance!r} {reason[error.validator_value]}'
+    if len(message) > _SHOWN:
+        message = f'{message[: _SHOWN // 2]} [...] {message[-_SHOWN // 2 :]}'
+    if not error.path:
+        return message
+    value = str(error.instance)
+    if len(value) > _SHOWN:
+        value = f'{value[:_SHOWN]}[...]'
+    return (
+        f'Invalid input for field/attribute {error.path[-1]}. '
+        f'Value: {value}. {message}'
+    )
+
+
+def _check(
+    validator: jsonschema.Draft202012Validator, instance: object
+) -> None:
+    try:
+        error = next(validator.iter_errors(instance), None)
+        message = _message(error) if error else None
+    except RecursionError:
+        message = 'Malformed request body: it is nested too deeply'
+    if message:
+        raise exception.InvalidInput(reason=message)
+
+
+def create(body: object, legacy: bool = False) -> dict[str, Any]:
+    """The checked ``snapshot`` of a POST body.
+
+    :param legacy: let unknown keys pass, and drop them
+    :raises: :class:`nova_ext.exception.InvalidInput`
+    """
+    _check(_create_legacy if legacy else _create, body)
+    snapshot = body['snapshot']  # type: ignore[index]
+    known = CREATE['properties']['snapshot']['properties']['create_info']
+    info = snapshot['create_info']
+    return {
+        'volume_id': snapshot['volume_id'],
+        'create_info': {
+            key: info[key] for key in known['properties'] if key in info
+        },
+    }
+
+
+def delete_query(query: dict[str, list[str]], strict: bool) -> str | None:
+    """The last ``delete_info`` of a query string, undecoded; None if absent.
+
+    :param strict: refuse other keys (microversion 2.75 and later)
+    :raises: :class:`nova_ext.exception.InvalidInput`
+    """
+    if strict:
+        _check(_delete_query, query)
+    values = query.get('delete_info')
+    return values[-1] if values else None
+
+
+def delete_info(text: str | None) -> dict[str, Any]:
+    """The decoded and checked ``delete_info``.
+
+    :raises: :class:`nova_ext.exception.InvalidInput`
+    """
+    if text is None:
+        raise exception.InvalidInput(
+            reason="'delete_info' is a required query parameter: the JSON "
+            "text of an object that holds 'volume_id'"
+        )
+    try:
+        info = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise exception.InvalidInput(
+            reason=f'delete_info is not JSON text: {error}'
+        ) from None
+    _check(_delete_info, info)
+    return info

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cinder's HTTP interface, over keystoneauth1 with credentials of our own.
+
+What an answer means for a job is not decided here, and nothing is retried.
+The caller's token is never used: it outlives neither a merge nor a restart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from keystoneauth1 import exceptions, loading
+from oslo_config import cfg
+
+GROUP = cfg.OptGroup('nova_ext_cinder', 'The reports to Cinder')
+
+_TIMEOUT_SECONDS = 10
+
+
+class NoAnswer(Exception):
+    """Cinder, or Keystone before it, could not be asked; says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """An HTTP status and what Cinder said with it."""
+
+    code: int
+    message: str = ''
+
+    def __str__(self) -> str:
+        return (
+            f'{self.code} ({self.message})'
+            if self.message
+            else (str(self.code))
+        )
+
+
+class Snapshots(Protocol):
+    """Who is told of the states of snapshots, and can be asked."""
+
+    def update_status(
+        self, snapshot_id: str, status: str, progress: str | None
+    ) -> Answer: ...
+
+    def status(self, snapshot_id: str) -> str | None: ...
+
+
+def _opts() -> list[cfg.Opt]:
+    return [
+        *loading.get_auth_common_conf_options(),
+        *loading.get_session_conf_options(),
+        *loading.get_adapter_conf_options(include_deprecated=False),
+    ]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    """Make the options of this client known to `conf`."""
+    group = GROUP.name
+    conf.register_group(GROUP)
+    loading.register_auth_conf_options(conf, group)
+    loading.register_session_conf_options(conf, group)
+    loading.register_adapter_conf_options(
+        conf, group, include_deprecated=False
+    )
+    conf.set_default('service_type', 'block-storage', group)
+    conf.set_default('timeout', _TIMEOUT_SECONDS, group)
+
+
+def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
+    """What oslo-config-generator shows."""
+    plugin = loading.get_auth_plugin_conf_options('password')
+    known = _opts()
+    names = {option.name for option in known}
+    known += [option for option in plugin if option.name not in names]
+    return [(GROUP, known)]
+
+
+class Cinder:
+    """The block storage service, as ``[nova_ext_cinder]`` says.
+
+    :raises: keystoneauth1 errors for options that can't be used
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        register_opts(conf)
+        group = GROUP.name
+        auth = loading.load_auth_from_conf_options(conf, group)
+        session = loading.load_session_from_conf_options(
+            conf, group, auth=auth
+        )
+        self._adapter = loading.load_adapter_from_conf_options(
+            conf, group, session=session, auth=auth
+        )
+
+    def update_status(
+        self, snapshot_id: str, status: str, progress: str | None
+    ) -> Answer:
+        """Set the status of a snapshot, and its progress unless None.
+
+        :raises: :class:`NoAnswer`
+        """
+        update = {'status': status}
+        if progress is not None:
+            update['progress'] = progress
+        response = self._request(
+            'POST',
+            f'{_path(snapshot_id)}/action',
+            json={'os-update_snapshot_status': update},
+        )
+        return Answer(response.status_code, _message(response))
+
+    def status(self, snapshot_id: str) -> str | None:
+        """The status of a snapshot; None if Cinder knows of none.
+
+        :raises: :class:`NoAnswer`, also for an answer that is no status
+        """
+        response = self._request('GET', _path(snapshot_id))
+        if response.status_code == 404:
+            return None
+        try:
+            return response.json()['snapshot']['status']
+        except (ValueError, KeyError, TypeError):
+            answer = Answer(response.status_code, _message(response))
+            raise NoAnswer(f'it answered {answer}') from None
+
+    def _request(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            return self._adapter.request(
+                path, method, raise_exc=False, **options
+            )
+        except exceptions.ClientException as error:
+            raise NoAnswer(str(error)) from error
+
+
+def _path(snapshot_id: str) -> str:
+    # NOTE: an id is whatever a caller sent; with our credentials it must not
+    # lead to another resource. A dot is quoted by hand since `..` would be
+    # taken out of the path on the way.
+    quoted = urllib.parse.quote(snapshot_id, safe='').replace('.', '%2E')
+    return f'/snapshots/{quoted}'
+
+
+def _message(response: Any) -> str:
+    """The message of an error answer, cut to a line."""
+    if response.status_code < 400:
+        return ''
+    try:
+        (fault,) = response.json().values()
+        return str(fault['message'])[:200]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ''

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nova-ext-agent: the agent of this hypervisor, until SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+
+from oslo_config import cfg
+
+from nova_ext import cinder, exception
+from nova_ext import conf as nova_ext_conf
+from nova_ext.agent import service
+
+LOG = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the agent; exit status 1 if it can't start."""
+    cinder.register_opts(cfg.CONF)
+    try:
+        conf = nova_ext_conf.setup(cfg.CONF, sys.argv[1:])
+        agent = service.Service(conf)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: agent.stop())
+        agent.serve()
+    except (
+        cfg.Error,
+        service.StartFailed,
+        exception.NovaExtException,
+    ) as error:
+        LOG.error('nova-ext-agent cannot start: %s', error)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of the service and of its agent, in groups of our own.
+
+Inside nova-api these groups live in Nova's own configuration, hence names
+that no option of Nova's has. The options of the Cinder client are where that
+client is, in :mod:`nova_ext.cinder`. Reading files at import is not done here.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import socket
+import sys
+from collections.abc import Sequence
+
+from oslo_config import cfg
+from oslo_log import log
+
+API_GROUP = cfg.OptGroup('nova_ext', 'The HTTP service')
+AGENT_GROUP = cfg.OptGroup('nova_ext_agent', 'The agent of a hypervisor')
+
+api_opts = [
+    cfg.StrOpt(
+        'auth_strategy',
+        default='keystone',
+        choices=[
+            ('keystone', 'keystonemiddleware checks tokens'),
+            (
+                'http_basic',
+                'users and bcrypt passwords in the file of '
+                '[oslo_middleware] http_basic_auth_user_file; each of them '
+                'has the role "service"',
+            ),
+            ('noauth', 'everybody may do everything; loopback only'),
+        ],
+        help='How callers prove who they are: which pipeline of the paste '
+        'file is used.',
+    ),
+    cfg.StrOpt(
+        'compute_api',
+        default='libvirt',
+        help='The backend that does the work, by the name of its entry '
+        'point in the namespace nova_ext.compute.',
+    ),
+    cfg.StrOpt(
+        'max_microversion',
+        default='2.104',
+        regex=r'2\.([1-9][0-9]*)',
+        help='The highest microversion that is answered. Set it to that of '
+        'the Nova beside which this service runs.',
+    ),
+    cfg.StrOpt(
+        'api_paste_config',
+        default='api-paste.ini',
+        help='The PasteDeploy file: a path, or a name that is looked for in '
+        'the configuration directories and then among the installed files.',
+    ),
+    cfg.StrOpt(
+        'host',
+        default='127.0.0.1',
+        help='The address that nova-ext-serve listens on. Other WSGI servers '
+        'have an option of their own.',
+    ),
+    cfg.PortOpt(
+        'port', default=8774, help='The port that nova-ext-serve listens on.'
+    ),
+]
+
+agent_opts = [
+    cfg.StrOpt(
+        'host',
+        default=socket.gethostname(),
+        sample_default="<this host's name>",
+        help="The name of this hypervisor, as Cinder shows it in a volume's "
+        'attachments.',
+    ),
+    cfg.StrOpt(
+        'state_dir',
+        default='/var/lib/nova_ext',
+        help='Where the agent keeps its journal and its lock. It must '
+        'survive a reboot.',
+    ),
+    cfg.StrOpt(
+        'socket',
+        default='$state_dir/agent.sock',
+        help='The UNIX socket by which the API of this host reaches the '
+        'agent; at most 107 bytes.',
+    ),
+    cfg.StrOpt(
+        'libvirt_uri',
+        default='qemu:///system',
+        help='The libvirt of this host. A URI of another machine is refused.',
+    ),
+    cfg.StrOpt(
+        'reports',
+        choices=[
+            ('cinder', 'as [nova_ext_cinder] says'),
+            ('none', 'nowhere: for demos and tests of clients'),
+        ],
+        help='Where the outcome of a snapshot is reported. An agent that is '
+        'not told this does not start.',
+    ),
+    cfg.FloatOpt(
+        'reply_wait',
+        default=20.0,
+        min=0.1,
+        max=300.0,
+        help='Seconds that a request waits for its job to be reported; after '
+        'them it is answered and the job goes on. A request that has not '
+        'been started by then is never started.',
+    ),
+    cfg.StrOpt(
+        'quiesce',
+        default='auto',
+        choices=[
+            ('auto', 'freeze file systems if the guest agent answers'),
+            ('required', 'refuse the snapshot if they cannot be frozen'),
+            ('never', 'do not ask the guest agent'),
+        ],
+        help="Whether the guest's file systems are frozen for the switch.",
+    ),
+    cfg.FloatOpt(
+        'freeze_limit',
+        default=10.0,
+        min=1.0,
+        help='Seconds after which a frozen guest is thawed come what may.',
+    ),
+    cfg.FloatOpt(
+        'file_timeout',
+        default=5.0,
+        min=0.1,
+        help='Seconds that a look at a file of a share may take. After them '
+        'the share counts as hung and requests for it are refused.',
+    ),
+    cfg.IntOpt(
+        'create_deadline',
+        default=570,
+        min=10,
+        help='Seconds from a request to create a snapshot until Cinder must '
+        'have its report. Cinder itself gives up after 600.',
+    ),
+    cfg.IntOpt(
+        'delete_deadline',
+        default=7000,
+        min=10,
+        help='Seconds from a request to delete a snapshot until its merge is '
+        'cancelled. Cinder itself gives up after 7200.',
+    ),
+]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    """Make our options known to `conf`. May be called more than once."""
+    conf.register_group(API_GROUP)
+    conf.register_opts(api_opts, group=API_GROUP)
+    conf.register_group(AGENT_GROUP)
+    conf.register_opts(agent_opts, group=AGENT_GROUP)
+
+
+def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
+    """What oslo-config-generator shows."""
+    return [(API_GROUP, api_opts), (AGENT_GROUP, agent_opts)]
+
+
+def setup(
+    conf: cfg.ConfigOpts,
+    argv: Sequence[str],
+    config_files: Sequence[str] | None = None,
+) -> cfg.ConfigOpts:
+    """Read the configuration of a process of ours and start its log.
+
+    :param argv: command-line arguments without the program's name
+    :param config_files: instead of those found in the usual directories
+    :raises: oslo_config.cfg.Error for what can't be read or is not known
+    """
+    log.register_options(conf)
+    register_opts(conf)
+    conf(
+        list(argv),
+        project='nova_ext',
+        default_config_files=(
+            None if config_files is None else list(config_files)
+        ),
+    )
+    log.setup(conf, 'nova_ext')
+    return conf
+
+
+def find_paste_file(conf: cfg.ConfigOpts) -> str:
+    """The path of the PasteDeploy file.
+
+    :raises: oslo_config.cfg.ConfigFilesNotFoundError
+    """
+    name = conf.nova_ext.api_paste_config
+    package = pathlib.Path(__file__).resolve().parent
+    for path in (
+        conf.find_file(name),
+        os.path.join(sys.prefix, 'etc', 'nova_ext', name),
+        str(package.parent / 'etc' / 'nova_ext' / name),
+    ):
+        if path and os.path.isfile(path):
+            return os.path.abspath(path)
+    raise cfg.ConfigFilesNotFoundError([name])

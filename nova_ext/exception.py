@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong, in the words that a caller of the API reads.
+
+Each class has a message format and takes its arguments by keyword, so that an
+error can cross a process border as its name and arguments and be the same
+error on the other side. The bases say whose the cause is; HTTP statuses are
+not here but in one table in :mod:`nova_ext.api.wsgi`. No token, password or
+file content may ever be an argument.
+"""
+
+from __future__ import annotations
+
+
+class NovaExtException(Exception):
+    """Base of all our errors.
+
+    :param kwargs: the arguments of ``msg_fmt``; JSON-serialisable
+    """
+
+    msg_fmt = 'An unknown error occurred.'
+
+    def __init__(self, **kwargs: object) -> None:
+        self.kwargs = kwargs
+        super().__init__(self.msg_fmt % kwargs)
+
+
+class Invalid(NovaExtException):
+    """The request, or the state of what it names, is the cause."""
+
+
+class Forbidden(NovaExtException):
+    """The caller may not do this."""
+
+
+class NotFound(NovaExtException):
+    """What the request names is not there."""
+
+
+class Unavailable(NovaExtException):
+    """Something that we need can't be reached; nothing was started."""
+
+
+class Failed(NovaExtException):
+    """The hypervisor tried and failed for a reason of its own."""
+
+
+class InvalidInput(Invalid):
+    msg_fmt = '%(reason)s'
+
+
+class PolicyNotAuthorized(Forbidden):
+    msg_fmt = "Policy doesn't allow %(action)s to be performed."
+
+
+class VolumeNotAttached(Invalid):
+    # NOTE: the first sentence is Nova's, which clients may look for.
+    msg_fmt = (
+        'No volume Block Device Mapping with id %(volume_id)s. No instance '
+        'of this host has a disk whose serial is that volume id.'
+    )
+
+
+class VolumeIsMultiAttach(Invalid):
+    msg_fmt = (
+        'Block Device Mapping %(volume_id)s is a multi-attach volume and is '
+        'not valid for this operation.'
+    )
+
+
+class InstanceInvalidState(Invalid):
+    msg_fmt = (
+        'Instance %(instance_id)s %(state)s. Cannot %(method)s while the '
+        'instance is in this state.'
+    )
+
+
+class UnsupportedDisk(Invalid):
+    msg_fmt = (
+        'Volume %(volume_id)s of instance %(instance_id)s cannot be '
+        'snapshotted this way: %(reason)s'
+    )
+
+
+class InvalidOverlay(Invalid):
+    msg_fmt = (
+        'new_file %(new_file)s cannot become the active layer of volume '
+        '%(volume_id)s: %(reason)s'
+    )
+
+
+class BlockJobExists(Invalid):
+    msg_fmt = (
+        'Volume %(volume_id)s of instance %(instance_id)s is busy: '
+        '%(reason)s. Try again when that has ended.'
+    )
+
+
+class SnapshotExists(Invalid):
+    msg_fmt = (
+        'Snapshot %(snapshot_id)s is known here already with another '
+        '%(difference)s. A new snapshot needs an id of its own.'
+    )
+
+
+class SnapshotNotInChain(Invalid):
+    msg_fmt = (
+        'The backing chain of volume %(volume_id)s does not allow this '
+        'merge: %(reason)s'
+    )
+
+
+class SnapshotNotAwaited(Invalid):
+    msg_fmt = (
+        'Cinder does not await this for snapshot %(snapshot_id)s, so nothing '
+        'was started: it answered %(answer)s.'
+    )
+
+
+class GuestAgentRequired(Invalid):
+    msg_fmt = (
+        'Instance %(instance_id)s cannot be quiesced: %(reason)s. Option '
+        '[nova_ext_agent] quiesce is "required"; mend the guest agent or set '
+        'it to "auto".'
+    )
+
+
+class HostUnavailable(Unavailable):
+    msg_fmt = 'The agent of host %(host)s cannot be reached: %(reason)s'
+
+
+class HypervisorUnavailable(Unavailable):
+    msg_fmt = 'libvirt at %(uri)s cannot be reached: %(reason)s'
+
+
+class ShareUnavailable(Unavailable):
+    msg_fmt = (
+        'The directory %(directory)s of volume %(volume_id)s cannot be used '
+        'by the agent: %(reason)s'
+    )
+
+
+class CinderUnavailable(Unavailable):
+    msg_fmt = (
+        'Cinder cannot be told about snapshot %(snapshot_id)s, so nothing '
+        'was started: %(reason)s'
+    )
+
+
+class RequestExpired(Unavailable):
+    msg_fmt = (
+        'The request for snapshot %(snapshot_id)s came too late and was not '
+        'started; the clocks of the API and of the agent must agree.'
+    )
+
+
+class JobStateUnknown(Unavailable):
+    msg_fmt = (
+        'What became of volume %(volume_id)s cannot be known now: %(reason)s'
+    )
+
+
+class AgentBusy(Unavailable):
+    msg_fmt = 'The agent is %(reason)s; try again later.'
+
+
+class HypervisorError(Failed):
+    """libvirt or QEMU refused or failed; ``code`` is a VIR_ERR number."""
+
+    msg_fmt = 'libvirt failed (%(code)s): %(reason)s'
+
+
+class SnapshotFailed(Failed):
+    msg_fmt = (
+        'Snapshot %(snapshot_id)s was not made; the instance still uses the '
+        'file it used before. Cause: %(reason)s'
+    )

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One guest: what is asked of it and done to it, by libvirt's domain calls.
+
+The wrapping is thin: flags are named, errors become ours, and "no job" is
+None. Whether something should be done, and what its end means, is decided in
+agent/; in particular nothing here ever guesses success.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+from xml.etree import ElementTree  # noqa: S405 (only written here)
+
+import libvirt
+
+from nova_ext import exception
+from nova_ext.virt import chain
+
+T = TypeVar('T')
+
+STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: 'running',
+    libvirt.VIR_DOMAIN_BLOCKED: 'running',
+    libvirt.VIR_DOMAIN_PAUSED: 'paused',
+    libvirt.VIR_DOMAIN_SHUTDOWN: 'shutting down',
+    libvirt.VIR_DOMAIN_SHUTOFF: 'shut off',
+    libvirt.VIR_DOMAIN_CRASHED: 'crashed',
+    libvirt.VIR_DOMAIN_PMSUSPENDED: 'suspended to memory',
+}
+
+_SNAPSHOT = (
+    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockJob:
+    """A block job under way; `cur` of `end` bytes are done."""
+
+    cur: int
+    end: int
+
+
+def call(
+    uri: str,
+    alive: Callable[[], object],
+    function: Callable[..., T],
+    *args: Any,
+) -> T:
+    """``function(*args)`` with libvirt's errors made ours.
+
+    :param uri: for the message
+    :param alive: whether the connection still is
+    :raises: :class:`nova_ext.exception.HypervisorUnavailable` if the
+        connection is lost, so that nothing can be known;
+        :class:`nova_ext.exception.HypervisorError` otherwise
+    """
+    try:
+        return function(*args)
+    except libvirt.libvirtError as error:
+        reason = error.get_error_message() or str(error)
+        if not _alive(alive):
+            raise exception.HypervisorUnavailable(
+                uri=uri, reason=reason
+            ) from error
+        raise exception.HypervisorError(
+            code=error.get_error_code(), reason=reason
+        ) from error
+
+
+def _alive(alive: Callable[[], object]) -> bool:
+    try:
+        return bool(alive())
+    except libvirt.libvirtError:
+        return False
+
+
+def snapshot_xml(target: str, new_path: str, others: Iterable[str]) -> str:
+    """What libvirt is asked to do to each disk of a guest.
+
+    :param others: target devs of the other disks. Each is named, since an
+        unnamed writable disk would be switched to a stray overlay.
+    """
+    root = ElementTree.Element('domainsnapshot')
+    disks = ElementTree.SubElement(root, 'disks')
+    disk = ElementTree.SubElement(
+        disks, 'disk', name=target, snapshot='external', type='file'
+    )
+    ElementTree.SubElement(disk, 'driver', type='qcow2')
+    ElementTree.SubElement(disk, 'source', file=new_path)
+    for other in others:
+        ElementTree.SubElement(disks, 'disk', name=other, snapshot='no')
+    return ElementTree.tostring(root, encoding='unicode')
+
+
+class Guest:
+    """A guest of this host.
+
+    :param uri: of the connection, for messages
+    """
+
+    def __init__(self, domain: libvirt.virDomain, uri: str) -> None:
+        self._domain = domain
+        self._uri = uri
+        self.uuid: str = domain.UUIDString()
+
+    def _call(self, function: Callable[..., T], *args: Any) -> T:
+        return call(self._uri, self._domain.connect().isAlive, function, *args)
+
+    def describe(self) -> chain.Domain:
+        """The live definition; of a guest that is off the stored one."""
+        return chain.parse(self._call(self._domain.XMLDesc, 0))
+
+    def state(self) -> str:
+        """One of the values of ``STATES``, or ``in no state``."""
+        number = self._call(self._domain.state)[0]
+        return STATES.get(number, 'in no state')
+
+    def has_process(self) -> bool:
+        """Whether a QEMU process runs for it, executing or not."""
+        return bool(self._call(self._domain.isActive))
+
+    def has_managed_save(self) -> bool:
+        """Whether its memory is saved in a file that names its disks."""
+        return bool(self._call(self._domain.hasManagedSaveImage))
+
+    def has_job(self) -> bool:
+        """Whether it is being migrated, saved or dumped."""
+        job = self._call(self._domain.jobInfo)[0]
+        return job != libvirt.VIR_DOMAIN_JOB_NONE
+
+    def is_occupied(self) -> bool:
+        """Whether libvirt is in the middle of a call on it."""
+        control = self._call(self._domain.controlInfo)[0]
+        return control != libvirt.VIR_DOMAIN_CONTROL_OK
+
+    def block_job(self, target: str) -> BlockJob | None:
+        """The block job of a disk; None if there is none.
+
+        None is not success: a job that failed leaves nothing either.
+        """
+        info = self._call(self._domain.blockJobInfo, target, 0)
+        return BlockJob(info['cur'], info['end']) if info else None
+
+    def snapshot(
+        self, target: str, new_path: str, others: Iterable[str]
+    ) -> None:
+        """Make the file at `new_path`, which exists, the active layer."""
+        xml = snapshot_xml(target, new_path, others)
+        self._call(self._domain.snapshotCreateXML, xml, _SNAPSHOT)
+
+    def pull(self, target: str, base: str | None) -> None:
+        """Begin to pull what is above `base` into the active layer.
+
+        :param base: path of the layer that stays below; None for none
+        """
+        # NOTE: without a base there is no name to keep relative, and libvirt
+        # refuses the flag (contract §3.4).
+        flags = libvirt.VIR_DOMAIN_BLOCK_REBASE_RELATIVE if base else 0
+        self._call(self._domain.blockRebase, target, base, 0, flags)
+
+    def commit(self, target: str, base: str, top: str) -> None:
+        """Begin to commit the layer `top` into the layer `base`."""
+        flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_RELATIVE
+        self._call(self._domain.blockCommit, target, base, top, 0, flags)
+
+    def cancel(self, target: str) -> None:
+        """End the block job of a disk; the chain stays as it was."""
+        self._call(self._domain.blockJobAbort, target, 0)
+
+    def limit_agent(self, seconds: int) -> None:
+        """Bound how long one answer of the guest agent is waited for."""
+        self._call(self._domain.agentSetResponseTimeout, seconds, 0)
+
+    def freeze(self) -> None:
+        """Freeze the guest's file systems, by its agent."""
+        self._call(self._domain.fsFreeze)
+
+    def thaw(self) -> None:
+        """Thaw the guest's file systems; harmless if none is frozen."""
+        self._call(self._domain.fsThaw)

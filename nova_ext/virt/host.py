@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This host's libvirt: the connection, its events, and who has which volume.
+
+The index from volume id to guests is kept fresh by libvirt's events, so that
+a look-up costs the same with one guest and with a thousand. Events only wake
+and invalidate; what is true is read when it is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import socket
+import threading
+import urllib.parse
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+
+from nova_ext import exception
+from nova_ext.virt import chain
+from nova_ext.virt import guest as virt_guest
+
+LOG = logging.getLogger(__name__)
+
+_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
+
+_start_lock = threading.Lock()
+_started = False
+
+
+def _start_events() -> None:
+    """Run libvirt's event loop; it must exist before a connection does."""
+    global _started  # noqa: PLW0603 (libvirt has one loop per process)
+    with _start_lock:
+        if _started:
+            return
+        # NOTE: libvirt would print each error on stderr beside raising it.
+        libvirt.registerErrorHandler(lambda context, error: None, None)
+        libvirt.virEventRegisterDefaultImpl()
+        threading.Thread(
+            target=_run_events, name='libvirt-events', daemon=True
+        ).start()
+        _started = True
+
+
+def _run_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def check_local(uri: str) -> None:
+    """Refuse a URI of another machine: all files would be the wrong ones.
+
+    :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+    """
+    name = urllib.parse.urlsplit(uri).hostname
+    if name and name not in ('localhost', '127.0.0.1', socket.gethostname()):
+        raise exception.HypervisorUnavailable(
+            uri=uri,
+            reason=f'{name} is not this machine, whose files the agent looks '
+            'at. Run an agent there and set [nova_ext_agent] libvirt_uri to '
+            'a local one',
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Attachment:
+    """A volume as a disk of a guest."""
+
+    guest: virt_guest.Guest
+    domain: chain.Domain
+    disk: chain.Disk
+
+
+class Host:
+    """The guests of this host.
+
+    :param uri: of the local libvirt
+    :param on_event: called with the UUID of a guest of which something
+        happened, on libvirt's thread, so it must only take note
+    :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+    """
+
+    def __init__(
+        self, uri: str, on_event: Callable[[str], None] = lambda uuid: None
+    ) -> None:
+        check_local(uri)
+        self.uri = uri
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._connection: libvirt.virConnect | None = None
+        self._serials: dict[str, frozenset[str]] = {}
+        self._holders: dict[str, set[str]] = {}
+        self._stale: set[str] = set()
+        _start_events()
+
+    def close(self) -> None:
+        """End the connection. Guests are left as they are."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def connect(self) -> libvirt.virConnect:
+        """The connection, opened again if it was lost.
+
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+        """
+        with self._lock:
+            if self._connection is not None and self._connection.isAlive():
+                return self._connection
+            try:
+                connection = libvirt.open(self.uri)
+                self._watch(connection)
+            except libvirt.libvirtError as error:
+                raise exception.HypervisorUnavailable(
+                    uri=self.uri, reason=str(error)
+                ) from error
+            LOG.info('Connected to libvirt at %s', self.uri)
+            self._connection = connection
+            self._scan(connection)
+            return connection
+
+    def guest(self, uuid: str) -> virt_guest.Guest | None:
+        """The guest with this UUID; None if libvirt knows of none.
+
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+        """
+        domain = self._domain(self.connect(), uuid)
+        return None if domain is None else virt_guest.Guest(domain, self.uri)
+
+    def attachments(self, volume_id: str) -> list[Attachment]:
+        """Every disk of every guest whose serial is `volume_id`.
+
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+        """
+        connection = self.connect()
+        with self._lock:
+            self._refresh(connection)
+            found = self._read(connection, volume_id)
+            if not found:
+                # NOTE: not every change of a stored definition has an event.
+                self._scan(connection)
+                found = self._read(connection, volume_id)
+        return found
+
+    def _read(
+        self, connection: libvirt.virConnect, volume_id: str
+    ) -> list[Attachment]:
+        found = []
+        for uuid in self._holders.get(volume_id, ()):
+            domain = self._domain(connection, uuid)
+            if domain is None:
+                continue
+            guest = virt_guest.Guest(domain, self.uri)
+            described = guest.describe()
+            found += [
+                Attachment(guest, described, disk)
+                for disk in described.disks
+                if disk.serial == volume_id
+            ]
+        return found
+
+    def _domain(
+        self, connection: libvirt.virConnect, uuid: str
+    ) -> libvirt.virDomain | None:
+        try:
+            return virt_guest.call(
+                self.uri,
+                connection.isAlive,
+                connection.lookupByUUIDString,
+                uuid,
+            )
+        except exception.HypervisorError as error:
+            if error.kwargs['code'] == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    def _scan(self, connection: libvirt.virConnect) -> None:
+        self._serials.clear()
+        self._holders.clear()
+        self._stale.clear()
+        for domain in virt_guest.call(
+            self.uri, connection.isAlive, connection.listAllDomains
+        ):
+            self._learn(domain.UUIDString(), domain)
+
+    def _refresh(self, connection: libvirt.virConnect) -> None:
+        while self._stale:
+            uuid = self._stale.pop()
+            self._learn(uuid, self._domain(connection, uuid))
+
+    def _learn(self, uuid: str, domain: libvirt.virDomain | None) -> None:
+        for serial in self._serials.pop(uuid, ()):
+            self._holders[serial].discard(uuid)
+            if not self._holders[serial]:
+                del self._holders[serial]
+        if domain is None:
+            return
+        try:
+            described = virt_guest.Guest(domain, self.uri).describe()
+        except exception.HypervisorError:
+            # It went away between the two calls.
+            return
+        serials = frozenset(
+            disk.serial for disk in described.disks if disk.serial
+        )
+        self._serials[uuid] = serials
+        for serial in serials:
+            self._holders.setdefault(serial, set()).add(uuid)
+
+    def _watch(self, connection: libvirt.virConnect) -> None:
+        connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
+        for event in (
+            libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+            libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED,
+            libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+            libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
+        ):
+            connection.domainEventRegisterAny(None, event, self._event, None)
+
+    def _event(
+        self,
+        connection: libvirt.virConnect,
+        domain: libvirt.virDomain,
+        *details: Any,
+    ) -> None:
+        uuid = domain.UUIDString()
+        # NOTE: no lock: a lock holder may be waiting for this very thread to
+        # read libvirt's answer to it.
+        self._stale.add(uuid)
+        self._on_event(uuid)

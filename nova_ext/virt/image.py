@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image files as they are on a share: identity, qcow2 headers, QEMU's locks.
+
+Everything is read here in a few system calls: a qemu-img process costs more
+than the whole snapshot. Whether what is found allows something is decided in
+agent/; libvirt is not known here. A share may hang, so callers go through
+:class:`Files`, which gives up after a time and does not let a hung share eat
+the process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar('T')
+
+_MAGIC = b'QFI\xfb'
+_BASE = struct.Struct('>4sIQIIQIIQQIIQ')
+_VERSION_3 = struct.Struct('>QQQII')
+_EXTENSION = struct.Struct('>II')
+_END, _BACKING_FORMAT = 0, 0xE2792ACA
+
+# NOTE: bounds from QEMU's own docs/interop/qcow2, so that a forged header
+# can't make us read without end.
+_MAX_BACKING_NAME = 1023
+_MAX_L1_BYTES = 32 << 20
+_MAX_EXTENSIONS = 64
+
+# Incompatible feature bits (docs/interop/qcow2).
+DIRTY, CORRUPT, DATA_FILE, COMPRESSION, EXTENDED_L2 = 1, 2, 4, 8, 16
+
+# QEMU's lock bytes (block/file-posix.c): 100 + n is held for a permission in
+# use, 200 + n for one that is not shared. Permission 1 is WRITE.
+_LOCK_FIRST, _LOCK_LENGTH, _LOCK_WRITE = 100, 200, 101
+_FLOCK = struct.Struct('@hhqqi')
+
+
+class NotAnImage(ValueError):
+    """A file that is not what it should be; says why, for the caller."""
+
+
+class ShareHung(OSError):
+    """A look at a file did not come back in time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """What the header of a qcow2 file says.
+
+    :ivar identity: device and inode
+    :ivar virtual_size: bytes
+    :ivar features: the incompatible feature bits
+    :ivar holds_data: whether any cluster of its own is mapped
+    """
+
+    identity: tuple[int, int]
+    virtual_size: int
+    backing_file: str | None
+    backing_format: str | None
+    encrypted: bool
+    features: int
+    holds_data: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Locks:
+    """What QEMU processes of this file system have a file open for."""
+
+    opened: bool
+    writable: bool
+
+
+def identity(path: str) -> tuple[int, int]:
+    """Device and inode of what `path` leads to. :raises: OSError"""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def read_qcow2(path: str, *, link: bool = False) -> Image:
+    """The header of the regular file at `path`.
+
+    :param link: follow a symbolic link, and accept further names
+    :raises: :class:`NotAnImage`, OSError
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags if link else flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotAnImage('it is a symbolic link') from None
+        raise
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotAnImage('it is not a regular file')
+        if status.st_nlink > 1 and not link:
+            raise NotAnImage('it has another name (a hard link) elsewhere')
+        return _parse(fd, (status.st_dev, status.st_ino))
+    except struct.error:
+        raise NotAnImage('its qcow2 header is cut short') from None
+    finally:
+        os.close(fd)
+
+
+def raw_size(path: str) -> int:
+    """Bytes of a raw image, whose content is never looked at.
+
+    :raises: OSError
+    """
+    return os.stat(path).st_size
+
+
+def locks(path: str) -> Locks:
+    """What QEMU has the file open for, by its image locks.
+
+    Nothing is locked or changed. No lock proves something only where the
+    same look has found one before: file systems without locks and other
+    mounts look alike (lab E2).
+
+    :raises: OSError
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return Locks(
+            opened=_locked(fd, _LOCK_FIRST, _LOCK_LENGTH),
+            writable=_locked(fd, _LOCK_WRITE, 1),
+        )
+    finally:
+        os.close(fd)
+
+
+def _locked(fd: int, start: int, length: int) -> bool:
+    query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query)
+    return _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK
+
+
+def _parse(fd: int, file_identity: tuple[int, int]) -> Image:
+    head = os.pread(fd, 4096, 0)
+    if not head.startswith(_MAGIC):
+        raise NotAnImage('Image is not in qcow2 format')
+    (
+        _,
+        version,
+        backing_offset,
+        backing_length,
+        cluster_bits,
+        virtual_size,
+        crypt_method,
+        l1_entries,
+        l1_offset,
+        _,
+        _,
+        snapshots,
+        _,
+    ) = _BASE.unpack_from(head)
+    features, header_length = 0, _BASE.size
+    if version == 3:
+        features, _, _, _, header_length = _VERSION_3.unpack_from(
+            head, _BASE.size
+        )
+    elif version != 2:
+        raise NotAnImage(f'its qcow2 version is {version}, not 2 or 3')
+    if not 9 <= cluster_bits <= 21 or l1_entries * 8 > _MAX_L1_BYTES:
+        raise NotAnImage('its qcow2 header is out of bounds')
+    backing_file = None
+    if backing_offset:
+        if backing_length > _MAX_BACKING_NAME:
+            raise NotAnImage('its backing file name is too long')
+        name = os.pread(fd, backing_length, backing_offset)
+        backing_file = os.fsdecode(name)
+    l1_table = os.pread(fd, l1_entries * 8, l1_offset)
+    return Image(
+        identity=file_identity,
+        virtual_size=virtual_size,
+        backing_file=backing_file,
+        backing_format=_backing_format(fd, header_length),
+        encrypted=crypt_method != 0,
+        features=features,
+        holds_data=snapshots > 0 or any(l1_table),
+    )
+
+
+def _backing_format(fd: int, offset: int) -> str | None:
+    for _ in range(_MAX_EXTENSIONS):
+        kind, length = _EXTENSION.unpack(os.pread(fd, _EXTENSION.size, offset))
+        if kind == _END:
+            return None
+        if kind == _BACKING_FORMAT:
+            name = os.pread(fd, min(length, 64), offset + _EXTENSION.size)
+            return name.decode('ascii', 'replace')
+        offset += _EXTENSION.size + (length + 7) // 8 * 8
+    raise NotAnImage('its qcow2 header has too many extensions')
+
+
+class Files:
+    """Looks at files of shares that may hang.
+
+    :param timeout: seconds that one look may take
+    :param limit: looks that may be under way, hung ones included
+    """
+
+    def __init__(self, timeout: float, limit: int = 32) -> None:
+        self._timeout = timeout
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._hung: dict[str, int] = {}
+
+    def look(self, path: str, function: Callable[..., T], *args: Any) -> T:
+        """``function(*args)``, which looks at the directory of `path`.
+
+        :raises: :class:`ShareHung`, and whatever `function` raises
+        """
+        directory = os.path.dirname(path)
+        with self._lock:
+            if directory in self._hung:
+                raise ShareHung(
+                    f'an earlier look at {directory} has not come back; the '
+                    'file server does not answer'
+                )
+            if self._under_way >= self._limit:
+                raise ShareHung('too many looks at files are under way')
+            self._under_way += 1
+        look = _Look(function, args)
+        # NOTE: a thread and not a pool, since a call that hangs in the
+        # kernel can't be taken back, and daemonic, so that it can't keep
+        # the process from ending.
+        threading.Thread(
+            target=self._run, args=(look, directory), daemon=True
+        ).start()
+        if not look.done.wait(self._timeout):
+            with self._lock:
+                if not look.done.is_set():
+                    look.given_up = True
+                    self._hung[directory] = self._hung.get(directory, 0) + 1
+            if look.given_up:
+                raise ShareHung(
+                    f'a look at {directory} took longer than '
+                    f'{self._timeout} s; the file server does not answer'
+                )
+        if look.error is not None:
+            raise look.error
+        return look.value
+
+    def _run(self, look: _Look, directory: str) -> None:
+        try:
+            look.value = look.function(*look.args)
+        except Exception as error:
+            look.error = error
+        with self._lock:
+            self._under_way -= 1
+            look.done.set()
+            if look.given_up:
+                self._hung[directory] -= 1
+                if not self._hung[directory]:
+                    del self._hung[directory]
+
+
+class _Look:
+    """One call under way in a thread of its own."""
+
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        self.function = function
+        self.args = args
+        self.done = threading.Event()
+        self.given_up = False
+        self.value: Any = None
+        self.error: Exception | None = None
