@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nova_ext import exception
 from nova_ext.agent import quiesce
 from nova_ext.agent.job import Job, Kind, Operation
-from nova_ext.virt import chain, host, image
+from nova_ext.virt import chain, image
+
+if TYPE_CHECKING:
+    from nova_ext.virt import host
 
 # What an overlay's header may ask of QEMU; all else is refused.
 _FEATURES = image.COMPRESSION | image.EXTENDED_L2
@@ -318,6 +321,13 @@ def _merged(
 
     :raises: :class:`nova_ext.exception.SnapshotNotInChain`
     """
+    for key in ('file_to_merge', 'merge_target_file'):
+        # NOTE: null is an order to merge everything, absence is none.
+        if key not in delete_info:
+            raise exception.SnapshotNotInChain(
+                volume_id=volume_id,
+                reason=f'delete_info does not say {key}, not even as null',
+            )
     names = [os.path.basename(path) for path in paths]
     file_to_merge = delete_info.get('file_to_merge')
     target = delete_info.get('merge_target_file')

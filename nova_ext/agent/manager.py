@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nova_ext import exception
 from nova_ext.agent import admission as agent_admission
@@ -23,7 +23,9 @@ from nova_ext.agent import job as agent_job
 from nova_ext.agent import journal as agent_journal
 from nova_ext.agent import quiesce, verify
 from nova_ext.agent.job import Action, Job, Kind, Operation, State
-from nova_ext.virt import host, image
+
+if TYPE_CHECKING:
+    from nova_ext.virt import host, image
 
 LOG = logging.getLogger(__name__)
 

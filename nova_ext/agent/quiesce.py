@@ -11,9 +11,13 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from nova_ext import exception
-from nova_ext.virt import chain, guest
+from nova_ext.virt import chain
+
+if TYPE_CHECKING:
+    from nova_ext.virt import guest
 
 LOG = logging.getLogger(__name__)
 

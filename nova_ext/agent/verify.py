@@ -7,9 +7,14 @@ known" is an answer of its own. Nothing is changed and nothing decided here.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from nova_ext import exception
 from nova_ext.agent.job import Chain, Job
-from nova_ext.virt import chain, guest, host, image
+from nova_ext.virt import chain, image
+
+if TYPE_CHECKING:
+    from nova_ext.virt import guest, host
 
 
 def look(job: Job, virt_host: host.Host, files: image.Files) -> Chain:

@@ -70,12 +70,10 @@ class Fault(webob.Response):
 
     def __init__(self, status: int, message: str) -> None:
         name = FAULT_NAMES.get(status, 'computeFault')
-        super().__init__(
-            json.dumps({name: {'code': status, 'message': message}}),
-            status=status,
-            content_type=JSON,
-            charset='UTF-8',
-        )
+        body = json.dumps({name: {'code': status, 'message': message}})
+        super().__init__(body.encode(), status=status, charset=None)
+        # NOTE: by hand, since webob leaves the charset of JSON out.
+        self.headers['Content-Type'] = f'{JSON}; charset=UTF-8'
 
 
 class HTTPFault(Exception):
