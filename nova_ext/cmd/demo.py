@@ -30,7 +30,7 @@ from collections.abc import Iterator
 import bcrypt
 
 from nova_ext.cmd import show
-from nova_ext.virt import sample
+from nova_ext.virt import sample, sample_chain
 
 _SIZE_BYTES = 1 << 30
 _START_SECONDS = 120.0
@@ -124,6 +124,10 @@ def _wait_for_records(guest: sample.SampleGuest, number: int) -> int:
     return guest.reported()
 
 
+def _chain(guest: sample.SampleGuest) -> list[tuple[str, str]]:
+    return sample_chain.qemu_chain(guest.domain, guest.volume_id)
+
+
 def _demo(service: _Service, stay: bool) -> bool:
     volume_id, snapshot_id = str(uuid.uuid4()), str(uuid.uuid4())
     volume = service.directory / 'share' / f'volume-{volume_id}'
@@ -138,10 +142,10 @@ def _demo(service: _Service, stay: bool) -> bool:
     with guest:
         show.title('1. A guest writes numbered records to its volume')
         before = _wait_for_records(guest, _RECORDS)
-        show.chain('backing chain in QEMU', guest.backing_chain())
+        show.chain('backing chain in QEMU', _chain(guest))
 
         show.title('2. Cinder makes a qcow2 overlay beside the volume')
-        overlay = sample.make_overlay(
+        overlay = sample_chain.make_overlay(
             volume, f'{volume.name}.{snapshot_id}', 'raw', _SIZE_BYTES
         )
         show.line(overlay.name)
@@ -168,7 +172,7 @@ def _demo(service: _Service, stay: bool) -> bool:
         show.json(json.loads(answer))
 
         show.title('4. The guest writes to the overlay; the volume is frozen')
-        show.chain('backing chain in QEMU', guest.backing_chain())
+        show.chain('backing chain in QEMU', _chain(guest))
         _wait_for_records(guest, _RECORDS)
         lost = _check(guest, volume, overlay, before)
         if stay:

@@ -18,6 +18,7 @@ import signal
 import socketserver
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,9 +42,9 @@ _cli_opts = [
     cfg.BoolOpt(
         'private-libvirtd',
         default=False,
-        help='Start an unprivileged libvirtd of our own below '
-        '[nova_ext_agent] state_dir, and end it and its guests with us. For '
-        'demos and tests: nothing of the machine is configured or touched.',
+        help='Start an unprivileged libvirtd of our own, and end it and its '
+        'guests with us. For demos and tests: nothing of the machine is '
+        'configured or touched.',
     ),
 ]
 
@@ -85,8 +86,11 @@ def _private_libvirtd(conf: cfg.ConfigOpts) -> Iterator[str]:
     if not conf.private_libvirtd:
         yield conf.nova_ext_agent.libvirt_uri
         return
-    directory = pathlib.Path(conf.nova_ext_agent.state_dir) / 'libvirt'
-    with private.PrivateLibvirtd(directory) as libvirtd:
+    # NOTE: the sockets below it need a short path.
+    with (
+        tempfile.TemporaryDirectory(prefix='nx-', dir='/tmp') as directory,  # noqa: S108
+        private.PrivateLibvirtd(pathlib.Path(directory)) as libvirtd,
+    ):
         yield libvirtd.uri
 
 
@@ -150,18 +154,24 @@ def _end_with(
     shutdown()
 
 
+def _listen(conf: cfg.ConfigOpts) -> simple_server.WSGIServer:
+    host, port = conf.nova_ext.host, conf.nova_ext.port
+    application = app.load(conf)
+    try:
+        return simple_server.make_server(
+            host, port, application, _Server, _Handler
+        )
+    except OSError as error:
+        raise CannotServe(
+            f'[nova_ext] host {host} and port {port} cannot be listened on: '
+            f'{error}'
+        ) from None
+
+
 def _serve(conf: cfg.ConfigOpts, arguments: list[str]) -> int:
     _check_host(conf)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(
-            simple_server.make_server(
-                conf.nova_ext.host,
-                conf.nova_ext.port,
-                app.load(conf),
-                _Server,
-                _Handler,
-            )
-        )
+        server = stack.enter_context(_listen(conf))
         stopping = threading.Event()
 
         def stop(*_: object) -> None:
