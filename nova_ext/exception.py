@@ -160,7 +160,7 @@ class JobStateUnknown(Unavailable):
 
 
 class AgentBusy(Unavailable):
-    msg_fmt = 'The agent is %(reason)s; try again later.'
+    msg_fmt = 'The agent of this host cannot do that now: %(reason)s'
 
 
 class HypervisorError(Failed):

@@ -231,7 +231,7 @@ class Manager:
         self, job: Job, not_after: float, request_id: str | None
     ) -> _Run:
         if self._stopping:
-            raise exception.AgentBusy(reason='about to stop')
+            raise exception.AgentBusy(reason='it is about to stop')
         if time.time() > not_after:
             raise exception.RequestExpired(snapshot_id=job.snapshot_id)
         job = self._journal.add(job.to(State.PENDING, request_id=request_id))

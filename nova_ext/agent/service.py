@@ -43,14 +43,18 @@ class _Handler(socketserver.StreamRequestHandler):
         except wire.Malformed as error:
             LOG.warning('Refused a malformed message: %s', error)
             reply = wire.error(
-                exception.AgentBusy(reason=f'unable to read that: {error}')
+                exception.AgentBusy(reason=f'it cannot read it, {error}')
             )
         except exception.NovaExtException as error:
             LOG.info('Refused: %s', error)
             reply = wire.error(error)
         except Exception:
             LOG.exception('Unexpected error')
-            reply = wire.error(exception.AgentBusy(reason='in trouble'))
+            reply = wire.error(
+                exception.AgentBusy(
+                    reason='an unexpected error, which its log shows'
+                )
+            )
         try:
             self.wfile.write(reply)
         except OSError as error:
