@@ -147,10 +147,13 @@ def _wait_for_agent(
 
 
 def _end_with(
-    child: subprocess.Popen[bytes], shutdown: Callable[[], None]
+    child: subprocess.Popen[bytes],
+    stopping: threading.Event,
+    shutdown: Callable[[], None],
 ) -> None:
     child.wait()
-    LOG.error('The agent ended with status %s', child.returncode)
+    if not stopping.is_set():
+        LOG.error('The agent ended with status %s', child.returncode)
     shutdown()
 
 
@@ -185,7 +188,9 @@ def _serve(conf: cfg.ConfigOpts, arguments: list[str]) -> int:
         child = stack.enter_context(_agent(arguments, uri))
         _wait_for_agent(conf, child)
         threading.Thread(
-            target=_end_with, args=(child, server.shutdown), daemon=True
+            target=_end_with,
+            args=(child, stopping, server.shutdown),
+            daemon=True,
         ).start()
         host, port = server.server_address[:2]
         print(f'Serving http://{host}:{port}/v2.1 for {uri}', flush=True)

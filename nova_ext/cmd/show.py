@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import re
 import sys
 import textwrap
 import types
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 
 _BOLD, _GREEN, _RED, _BLUE, _DIM = '1', '32', '31', '36', '2'
 _BAR = 30
+_UUID = re.compile(r'([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 
 
 def _terminal() -> bool:
@@ -51,12 +53,13 @@ def json(value: object) -> None:
 def chain(text: str, layers: Iterable[tuple[str, str]]) -> None:
     """A backing chain, active layer first, one layer a line.
 
-    :param layers: path and format of each
+    :param layers: path and format of each; ids in the names are cut short
     """
     line(f'{text}:')
     arrow, note = '=>', '   <- the guest writes here'
     for depth, (path, layer_format) in enumerate(layers):
-        name = f'{os.path.basename(path)} ({layer_format})'
+        name = _UUID.sub(r'\1..', os.path.basename(path))
+        name = f'{name} ({layer_format})'
         line(
             f'{"   " * depth}{arrow} '
             f'{_paint(name, _DIM if depth else _GREEN)}{note}'
