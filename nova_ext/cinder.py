@@ -50,24 +50,21 @@ class Snapshots(Protocol):
 
 
 def _opts() -> list[cfg.Opt]:
-    return [
+    opts = [
         *loading.get_auth_common_conf_options(),
         *loading.get_session_conf_options(),
         *loading.get_adapter_conf_options(include_deprecated=False),
     ]
+    cfg.set_defaults(
+        opts, service_type='block-storage', timeout=_TIMEOUT_SECONDS
+    )
+    return opts
 
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
     """Make the options of this client known to `conf`."""
-    group = GROUP.name
     conf.register_group(GROUP)
-    loading.register_auth_conf_options(conf, group)
-    loading.register_session_conf_options(conf, group)
-    loading.register_adapter_conf_options(
-        conf, group, include_deprecated=False
-    )
-    conf.set_default('service_type', 'block-storage', group)
-    conf.set_default('timeout', _TIMEOUT_SECONDS, group)
+    conf.register_opts(_opts(), group=GROUP)
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
