@@ -62,7 +62,9 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
+    # NOTE: not daemonic: at the end those who wait for a switch that was
+    # begun are still answered, since an error would be a lie.
+    daemon_threads = False
     request_queue_size = 128
 
     def __init__(self, path: str, methods: manager.Manager) -> None:

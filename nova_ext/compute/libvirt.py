@@ -16,6 +16,12 @@ from nova_ext import exception
 from nova_ext.agent import wire
 from nova_ext.compute import api
 
+_REPEAT_SECONDS = 0.5
+
+
+class _AnswerLost(exception.HostUnavailable):
+    """The agent may have the request, and ended before it answered."""
+
 
 class ComputeAPI(api.ComputeAPI):
     """Hands each call to the agent and its answer or error back."""
@@ -30,6 +36,7 @@ class ComputeAPI(api.ComputeAPI):
         self._call(
             'volume_snapshot_create',
             context,
+            repeat=True,
             volume_id=volume_id,
             create_info=create_info,
         )
@@ -58,26 +65,42 @@ class ComputeAPI(api.ComputeAPI):
         self,
         method: str,
         context: nova_ext_context.RequestContext,
+        repeat: bool = False,
         **arguments: Any,
     ) -> None:
+        """Ask, and where `repeat` is safe ask again if the answer is lost."""
         wait = self.conf.nova_ext_agent.reply_wait
         # NOTE: the agent starts nothing after `not_after`, so whoever got no
         # answer from us can be sure that nothing starts later (W4).
-        arguments['not_after'] = time.time() + wait
+        not_after = time.time() + wait
+        arguments['not_after'] = not_after
         arguments['request_id'] = (
             context.global_request_id or context.request_id
         )
-        # Both the admission and the job may take up to `wait`.
-        self._ask(method, arguments, timeout=2 * wait + 5.0)
+        asked = False
+        while True:
+            try:
+                # Both the admission and the job may take up to `wait`.
+                self._ask(method, arguments, timeout=2 * wait + 5.0)
+                return
+            except exception.HostUnavailable as error:
+                asked = asked or isinstance(error, _AnswerLost)
+                # NOTE: an agent that was restarted knows what became of it,
+                # and "no" must not be said of a switch that was made.
+                if not (repeat and asked) or time.time() > not_after:
+                    raise
+            time.sleep(_REPEAT_SECONDS)
 
     def _ask(
         self, method: str, arguments: dict[str, Any], timeout: float
     ) -> Any:
         path = self.conf.nova_ext_agent.socket
+        sent = False
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(timeout)
                 connection.connect(path)
+                sent = True
                 connection.sendall(wire.request(method, arguments))
                 with connection.makefile('rb') as replies:
                     line = replies.readline(wire.LIMIT)
@@ -85,7 +108,8 @@ class ComputeAPI(api.ComputeAPI):
                 raise ConnectionResetError('it ended without an answer')
             return wire.parse_reply(line)
         except (OSError, wire.Malformed) as error:
-            raise exception.HostUnavailable(
+            lost = sent and isinstance(error, ConnectionError)
+            raise (_AnswerLost if lost else exception.HostUnavailable)(
                 host=self.conf.nova_ext_agent.host,
                 reason=f'{error} (socket {path}). Start nova-ext-agent, or '
                 'set [nova_ext_agent] socket to where it listens.',
