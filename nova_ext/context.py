@@ -34,6 +34,10 @@ class RequestContext(context.RequestContext):
         self._enforcer = enforcer
         self.any_project = any_project
 
+    def to_policy_values(self) -> dict[str, Any]:
+        """What a rule may ask of; as in Nova, `is_admin` is among it."""
+        return {**super().to_policy_values(), 'is_admin': self.is_admin}
+
     def can(self, action: str) -> None:
         """Return if the policy allows `action`.
 
@@ -42,6 +46,10 @@ class RequestContext(context.RequestContext):
         if self._enforcer is None:
             raise exception.PolicyNotAuthorized(action=action)
         try:
+            # NOTE: asked again each time, since the policy may have changed.
+            self.is_admin = self._enforcer.enforce(
+                'context_is_admin', {}, self
+            )
             # NOTE: an empty target: the resource belongs to no project
             # (contract §2), any service may ask for any volume.
             self._enforcer.authorize(action, {}, self, do_raise=True)

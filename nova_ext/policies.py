@@ -19,7 +19,7 @@ _RULES = (
     ),
     policy.RuleDefault(
         'admin_api',
-        'rule:context_is_admin',
+        'is_admin:True',
         'The older name, for policy files that were written with it.',
     ),
     policy.RuleDefault(

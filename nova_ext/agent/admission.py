@@ -31,6 +31,7 @@ class _Look:
     active_size: int
     active_identity: tuple[int, int]
     overlay: image.Image
+    overlay_open: bool
     backing_identity: tuple[int, int] | None
 
 
@@ -276,6 +277,7 @@ def _look_at_overlay(disk: chain.Disk, new_path: str) -> _Look:
         active_size=size,
         active_identity=image.identity(active.path),
         overlay=overlay,
+        overlay_open=seen.open[new_path].opened,
         backing_identity=backing_identity,
     )
 
@@ -294,6 +296,8 @@ def _objection(active: chain.Layer, found: _Look) -> str | None:
         )
     if overlay.holds_data:
         return 'it already holds data'
+    if found.overlay_open:
+        return 'another process has it open'
     if overlay.backing_file is None:
         return 'it has no backing file'
     if found.backing_identity != found.active_identity:

@@ -47,8 +47,14 @@ class Reporter:
         if answer.code == 202:
             return
         if answer.code in (400, 404):
+            words = str(answer)
+            if answer.code == 404:
+                words += (
+                    ', which it also tells a user of [nova_ext_cinder] who '
+                    'lacks the role admin'
+                )
             raise exception.SnapshotNotAwaited(
-                snapshot_id=job.snapshot_id, answer=str(answer)
+                snapshot_id=job.snapshot_id, answer=words
             )
         reason = f'it answered {answer}'
         if answer.code in _CREDENTIALS:

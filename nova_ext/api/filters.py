@@ -30,6 +30,9 @@ MESSAGES = {
     401: 'The request you have made requires authentication.',
     413: 'The request is too large. The limit is [oslo_middleware] '
     'max_request_body_size.',
+    500: 'The server has either erred or is incapable of performing the '
+    'requested operation.',
+    503: 'The Keystone service is temporarily unavailable.',
 }
 
 
@@ -73,6 +76,14 @@ class BasicAuth(basic_auth.BasicAuthMiddleware):
         return fault
 
 
+def _is_webob_s(response: webob.Response) -> bool:
+    """Whether this is webob's form of an error, for who accepts JSON."""
+    try:
+        return set(response.json_body) == {'message', 'code', 'title'}
+    except (ValueError, TypeError):
+        return False
+
+
 class FaultFilter:
     """Every refusal in the envelope, and one log line per request.
 
@@ -96,9 +107,11 @@ class FaultFilter:
             response = webob.Request(environ).get_response(self._app)
         except Exception:
             LOG.exception('Unexpected error outside the resource')
-            return wsgi.Fault(500, wsgi.UNEXPECTED)
+            return wsgi.Fault(500, MESSAGES[500])
         status = response.status_int
-        if status < 400 or response.content_type == wsgi.JSON:
+        if status < 400 or (
+            response.content_type == wsgi.JSON and not _is_webob_s(response)
+        ):
             return response
         fault = wsgi.Fault(status, MESSAGES.get(status, response.status))
         for name, value in response.headers.items():
@@ -183,11 +196,12 @@ class ContextFilter:
     ) -> context.RequestContext | wsgi.Fault:
         if 'HTTP_X_USER_ID' not in environ:
             return wsgi.Fault(401, MESSAGES[401])
-        # NOTE: the token stays behind: nothing here acts as the caller.
+        # NOTE: the tokens stay behind: nothing here acts as the caller.
         return context.RequestContext.from_environ(
             environ,
             enforcer=self._enforcer,
             auth_token=None,
+            service_token=None,
             **self._ids(environ),
         )
 

@@ -238,7 +238,7 @@ def delete_info(text: str | None) -> dict[str, Any]:
         info = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise exception.InvalidInput(
-            reason=f'delete_info is not JSON text: {error}'
+            reason=f'{error}: delete_info is not JSON text'
         ) from None
     _check(_delete_info, info)
     return info

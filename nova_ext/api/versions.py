@@ -58,7 +58,9 @@ class Versions:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         req = webob.Request(environ)
-        if req.method not in ('GET', 'HEAD') or req.path_info not in ('', '/'):
+        # NOTE: from the environ, since req.path_info decodes and may fail.
+        path = environ.get('PATH_INFO', '')
+        if req.method not in ('GET', 'HEAD') or path not in ('', '/'):
             return router.not_found(environ, start_response)
         if self._identifier:
             # Mounted below its own name, which is not part of the base.

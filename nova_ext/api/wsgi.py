@@ -167,10 +167,14 @@ class Request(webob.Request):
         except OSError:
             # The connection broke, or its framing is wrong.
             raise HTTPFault(400, 'Malformed request body') from None
+        except webob.exc.HTTPRequestEntityTooLarge as error:
+            # The size limit, met only now in a body of unknown length.
+            raise HTTPFault(413, error.explanation) from None
         if not body:
             return None
         try:
-            return json.loads(body)
+            # NOTE: decoded here, since loads() of bytes takes UTF-16, too.
+            return json.loads(body.decode())
         except (ValueError, RecursionError):
             raise HTTPFault(400, 'Malformed request body') from None
 

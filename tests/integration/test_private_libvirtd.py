@@ -24,7 +24,8 @@ import pytest
 from nova_ext.virt import private, sample
 from nova_ext.virt.private import LibvirtdUnavailable, PrivateLibvirtd
 from nova_ext.virt.sample import SampleGuest, create_volume, read_records
-from tests.fixtures.libvirt import make_overlay, qemu_pid
+from nova_ext.virt.sample_chain import make_overlay
+from tests.fixtures.libvirt import qemu_pid
 
 pytest_plugins = ('tests.fixtures.libvirt',)
 

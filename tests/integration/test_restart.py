@@ -1,161 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent is restarted in the middle of a POST: what the caller is told."""
+"""The agent is killed in the middle of a POST: what the caller is told."""
 
 from __future__ import annotations
 
 import contextlib
-import pathlib
-import subprocess
-import sys
-import tempfile
 import threading
-import uuid
 from collections.abc import Iterator
 
-import pytest
+from nova_ext import exception
+from tests.fixtures.cinder import Request
+from tests.fixtures.host import Host
 
-from nova_ext import context, exception
-from nova_ext.compute import libvirt as backend
-from nova_ext.virt.private import PrivateLibvirtd
-from nova_ext.virt.sample import SampleGuest, create_volume
-from nova_ext.virt.sample_chain import make_overlay, qemu_chain
-from tests.fixtures.app import configured
-from tests.fixtures.cinder import CinderDouble
-from tests.fixtures.serve import write_config
-
-SIZE = 1 << 30
-
-
-class Rig:
-    """A guest, its agent as a process, and a Cinder that can be held."""
-
-    def __init__(self, directory: pathlib.Path, uri: str) -> None:
-        self.double = CinderDouble()
-        self.directory = directory
-        self.uri = uri
-        self.volume_id, self.snapshot_id = str(uuid.uuid4()), str(uuid.uuid4())
-        self.volume = directory / f'volume-{self.volume_id}'
-        create_volume(self.volume, size_bytes=SIZE)
-        self.overlay = make_overlay(
-            self.volume, f'{self.volume.name}.new', 'raw', SIZE
-        )
-        self.guest = SampleGuest(
-            uri, directory, volume_path=self.volume, volume_id=self.volume_id
-        )
-        self.outcome: list[BaseException | None] = []
-
-    def agent(self) -> subprocess.Popen[bytes]:
-        config = write_config(
-            self.directory / 'agent.conf',
-            {
-                'DEFAULT': {'log_file': self.directory / 'agent.log'},
-                'nova_ext_agent': {
-                    'state_dir': self.directory,
-                    'libvirt_uri': self.uri,
-                    'reports': 'cinder',
-                },
-                'nova_ext_cinder': {
-                    'auth_type': 'none',
-                    'endpoint': self.double.endpoint,
-                },
-            },
-        )
-        return subprocess.Popen(
-            [
-                *(sys.executable, '-m', 'nova_ext.cmd.agent'),
-                *('--config-file', config),
-            ]
-        )
-
-    def post(self) -> None:
-        with configured(
-            {'nova_ext_agent.state_dir': str(self.directory)}
-        ) as conf:
-            api = backend.ComputeAPI(conf)
-            while True:
-                with contextlib.suppress(exception.HostUnavailable):
-                    api.check()
-                    break
-            try:
-                api.volume_snapshot_create(
-                    context.RequestContext(user_id='cinder'),
-                    self.volume_id,
-                    {
-                        'snapshot_id': self.snapshot_id,
-                        'type': 'qcow2',
-                        'new_file': self.overlay.name,
-                    },
-                )
-                self.outcome.append(None)
-            except exception.NovaExtException as error:
-                self.outcome.append(error)
-
-    def chain(self) -> list[str]:
-        layers = qemu_chain(self.guest.domain, self.volume_id)
-        return [path for path, _ in layers]
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with (
-        tempfile.TemporaryDirectory(prefix='nx-', dir='/tmp') as libvirt,
-        tempfile.TemporaryDirectory(prefix='nx-', dir='/tmp') as directory,
-        PrivateLibvirtd(pathlib.Path(libvirt)) as libvirtd,
-    ):
-        pathlib.Path(directory).chmod(0o755)
-        made = Rig(pathlib.Path(directory), libvirtd.uri)
-        with made.double, made.guest:
-            made.double.add_snapshot(made.snapshot_id, made.volume_id)
-            made.guest.wait_reported(1)
-            yield made
+pytest_plugins = ['tests.fixtures.host']
 
 
 @contextlib.contextmanager
-def _killed_when(rig: Rig, progress: str) -> Iterator[None]:
-    """Kill the agent while Cinder holds its report of this progress."""
-    arrived, go_on = threading.Event(), threading.Event()
+def _killed_at(
+    host: Host, progress: str, snapshot_id: str, new_file: str
+) -> Iterator[exception.NovaExtException | None]:
+    """POST, and kill the agent while Cinder holds its report of `progress`.
 
-    def hold(request: object) -> bool:
-        if request.update.get('progress') == progress:  # type: ignore
+    The agent is started again; what the POST came to is handed out.
+    """
+    arrived, go_on = threading.Event(), threading.Event()
+    outcome: list[exception.NovaExtException | None] = []
+
+    def hold(request: Request) -> bool:
+        if request.update.get('progress') == progress:
             arrived.set()
             go_on.wait(30)
         return False
 
-    rig.double.answer_with(500, times=None, when=hold)
-    agent = rig.agent()
-    caller = threading.Thread(target=rig.post)
-    try:
-        caller.start()
-        assert arrived.wait(30)
-        agent.kill()
-        agent.wait()
-        go_on.set()
-        rig.double.clear_faults()
-        agent = rig.agent()
-        caller.join(60)
-        assert not caller.is_alive()
-        yield
-    finally:
-        agent.terminate()
-        agent.wait(30)
-        caller.join(60)
+    def post() -> None:
+        try:
+            host.create(snapshot_id, new_file)
+            outcome.append(None)
+        except exception.NovaExtException as error:
+            outcome.append(error)
+
+    host.double.answer_with(500, times=None, when=hold)
+    caller = threading.Thread(target=post)
+    caller.start()
+    assert arrived.wait(30)
+    host.kill_agent()
+    go_on.set()
+    host.double.clear_faults()
+    host.start_agent()
+    caller.join(60)
+    yield outcome[0]
 
 
 def test_after_the_switch_the_caller_is_told_that_it_was_made(
-    rig: Rig,
+    host: Host,
 ) -> None:
-    with _killed_when(rig, '90%'):
-        assert rig.outcome == [None]
-        assert rig.chain() == [str(rig.overlay), str(rig.volume)]
-        snapshot = rig.double.snapshots[rig.snapshot_id]
+    snapshot_id, overlay = host.snapshot(), host.overlay()
+    with _killed_at(host, '90%', snapshot_id, overlay.name) as error:
+        assert error is None
+        assert host.chain() == [overlay.name, host.volume.name]
+        snapshot = host.double.snapshots[snapshot_id]
         assert (snapshot.status, snapshot.progress) == ('creating', '90%')
+        assert host.states() == ['CONFIRMING']
 
 
-def test_before_the_switch_nothing_is_switched(rig: Rig) -> None:
-    with _killed_when(rig, '0%'):
-        (error,) = rig.outcome
+def test_before_the_switch_nothing_is_switched(host: Host) -> None:
+    snapshot_id, overlay = host.snapshot(), host.overlay()
+    with _killed_at(host, '0%', snapshot_id, overlay.name) as error:
         assert isinstance(error, exception.Invalid | exception.Failed)
-        assert rig.chain() == [str(rig.volume)]
-        rig.double.wait_for(
-            lambda: rig.double.snapshots[rig.snapshot_id].status == 'error'
+        host.assert_untouched()
+        host.double.wait_for(
+            lambda: host.double.snapshots[snapshot_id].status == 'error'
         )
+
+
+def test_an_agent_that_is_down_is_said_to_be(host: Host) -> None:
+    host.stop_agent()
+    try:
+        host.create(host.snapshot(), host.overlay().name)
+    except exception.HostUnavailable as error:
+        assert 'Start nova-ext-agent' in str(error)
+    else:
+        raise AssertionError('it was not refused')
+    host.start_agent()
+    host.assert_untouched()
+
+
+def test_a_stopping_agent_answers_those_who_wait(host: Host) -> None:
+    snapshot_id, overlay = host.snapshot(), host.overlay()
+    arrived = threading.Event()
+
+    def slow(request: Request) -> bool:
+        if request.update.get('progress') == '90%':
+            arrived.set()
+        return False
+
+    host.double.answer_with(500, when=slow)
+    host.double.delay(1.0, times=2)
+    answered = threading.Event()
+
+    def post() -> None:
+        host.create(snapshot_id, overlay.name)
+        answered.set()
+
+    caller = threading.Thread(target=post)
+    caller.start()
+    assert arrived.wait(30)
+    host.stop_agent()
+    caller.join(30)
+    assert answered.is_set()
+    assert host.double.snapshots[snapshot_id].progress == '90%'
+    host.start_agent()
+
+
+def test_libvirt_may_be_restarted_between_requests(host: Host) -> None:
+    first = host.overlay()
+    host.create(host.snapshot(), first.name)
+    host.restart_libvirtd()
+    second = host.overlay(first)
+    host.create(host.snapshot(), second.name)
+    assert host.chain() == [second.name, first.name, host.volume.name]

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gabbi files as a user runs them: by gabbi-run, over a socket.
+
+What their requests are is in gabbits/; the files of gabbits/local/ are not
+for this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from wsgiref import simple_server
+
+import pytest
+
+from nova_ext.api.router import Application
+from tests.functional import fixtures, test_api
+
+# WebOb leaves the files of large bodies to the garbage collector.
+pytestmark = pytest.mark.filterwarnings('ignore:unclosed file')
+
+FILES = sorted(str(path) for path in test_api.GABBITS.glob('*.yaml'))
+
+
+class _Quiet(simple_server.WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def _listening(app: Application) -> Iterator[str]:
+    with simple_server.make_server(
+        '127.0.0.1', 0, app, handler_class=_Quiet
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f'http://127.0.0.1:{server.server_port}'
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _mounted(app: Application, prefix: str) -> Application:
+    """`app` as a front end hands requests below `prefix` to it."""
+
+    def call(environ: dict[str, Any], start_response: Callable) -> Any:
+        path = environ['PATH_INFO']
+        assert path.startswith(prefix)
+        environ['SCRIPT_NAME'] = prefix
+        environ['PATH_INFO'] = path[len(prefix) :]
+        return app(environ, start_response)
+
+    return call
+
+
+def _gabbi_run(
+    target: str, files: list[str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, '-m', 'gabbi.runner', target, '--', *files],
+        env={
+            **os.environ,
+            **fixtures.ENVIRONMENT,
+            'NO_PROXY': '*',
+            'PYTHONUTF8': '1',
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding='utf-8',
+        timeout=120,
+    )
+
+
+def test_the_files_pass_against_a_server_behind_a_front_end() -> None:
+    with fixtures.Keystone().running() as app:
+        with _listening(_mounted(app, '/compute')) as url:
+            run = _gabbi_run(url + '/compute', FILES)
+    assert run.returncode == 0, run.stdout
+    assert run.stdout.count('✓') > 200
+    assert 'skipped' not in run.stdout
+
+
+def test_a_wrong_answer_fails_the_run() -> None:
+    def wrong(environ: dict[str, Any], start_response: Callable) -> Any:
+        start_response('200 OK', [('Content-Type', 'application/json')])
+        return [b'{}']
+
+    with _listening(wrong) as url:
+        run = _gabbi_run(url, FILES[:1])
+    assert run.returncode == 1
+    assert '✗' in run.stdout
