@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transition functions, as tables."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from nova_ext.agent.job import (
+    FINAL,
+    Action,
+    Chain,
+    State,
+    Verdict,
+    confirmed,
+    looked,
+    recovered,
+    reported,
+)
+from tests.unit.agent import jobs
+
+LATE = jobs.DEADLINE
+GRACE = 60.0
+
+
+@pytest.mark.parametrize(
+    ('state', 'next_state', 'action'),
+    [
+        (State.PENDING, State.REPORTING, Action.REPORT),
+        (State.RUNNING, State.RUNNING, Action.LOOK),
+        (State.VERIFYING, State.VERIFYING, Action.LOOK),
+        (State.REPORTING, State.REPORTING, Action.REPORT),
+        (State.CONFIRMING, State.CONFIRMING, Action.CONFIRM),
+        *((state, state, Action.NOTHING) for state in FINAL),
+    ],
+)
+def test_recovery_takes_up_where_the_journal_ends(
+    state: State, next_state: State, action: Action
+) -> None:
+    job, then = recovered(jobs.create(state=state))
+    assert (job.state, then) == (next_state, action)
+    # What was not started is a failure; nothing else is decided.
+    assert job.succeeded is (False if state is State.PENDING else None)
+
+
+# chain, late, settled → state, action, succeeded
+LOOKS = {
+    **{
+        (Chain.AFTER, late, settled): (State.REPORTING, Action.REPORT, True)
+        for late, settled in itertools.product((False, True), repeat=2)
+    },
+    **{
+        (Chain.BEFORE, late, True): (State.REPORTING, Action.REPORT, False)
+        for late in (False, True)
+    },
+    **{
+        (Chain.BEFORE, late, False): (State.VERIFYING, Action.LOOK, None)
+        for late in (False, True)
+    },
+    **{
+        (Chain.RUNNING, False, settled): (State.RUNNING, Action.LOOK, None)
+        for settled in (False, True)
+    },
+    **{
+        (Chain.RUNNING, True, settled): (State.RUNNING, Action.CANCEL, None)
+        for settled in (False, True)
+    },
+    **{
+        (Chain.OTHER, False, settled): (State.VERIFYING, Action.LOOK, None)
+        for settled in (False, True)
+    },
+    **{
+        (Chain.OTHER, True, settled): (State.ORPHANED, Action.NOTHING, None)
+        for settled in (False, True)
+    },
+    **{
+        (Chain.UNKNOWN, late, settled): (State.VERIFYING, Action.LOOK, None)
+        for late, settled in itertools.product((False, True), repeat=2)
+    },
+}
+
+
+@pytest.mark.parametrize('state', [State.RUNNING, State.VERIFYING])
+@pytest.mark.parametrize('make', [jobs.create, jobs.delete])
+@pytest.mark.parametrize('case', LOOKS)
+def test_what_follows_from_a_look(case, make, state) -> None:  # type: ignore
+    chain, late, settled = case
+    now = LATE if late else LATE - 1
+    job, action = looked(make(state=state), chain, now, settled)
+    assert (job.state, action, job.succeeded) == LOOKS[case]
+
+
+def test_every_look_has_a_row() -> None:
+    assert set(LOOKS) == set(
+        itertools.product(Chain, (False, True), (False, True))
+    )
+
+
+def test_success_is_said_only_of_the_chain_that_was_wanted() -> None:
+    assert {case[0] for case, row in LOOKS.items() if row[2]} == {Chain.AFTER}
+
+
+@pytest.mark.parametrize(
+    ('make', 'unheard'),
+    [(jobs.create, State.ORPHANED), (jobs.delete, State.UNCLAIMED)],
+)
+def test_what_follows_from_a_report(make, unheard) -> None:  # type: ignore
+    done = make(state=State.REPORTING, succeeded=True)
+    for verdict, state, action in (
+        (Verdict.DELIVERED, State.CONFIRMING, Action.CONFIRM),
+        (Verdict.CLAIMED, State.DONE, Action.NOTHING),
+        (Verdict.GAVE_UP, unheard, Action.NOTHING),
+        (Verdict.RETRY, State.REPORTING, Action.REPORT),
+    ):
+        job, then = reported(done, verdict)
+        assert (job.state, then) == (state, action)
+    failed = make(state=State.REPORTING, succeeded=False)
+    for verdict in Verdict:
+        job, then = reported(failed, verdict)
+        if verdict is Verdict.RETRY:
+            assert (job, then) == (failed, Action.REPORT)
+        else:
+            assert (job.state, then) == (State.FAILED, Action.NOTHING)
+
+
+@pytest.mark.parametrize(
+    ('make', 'unheard'),
+    [(jobs.create, State.ORPHANED), (jobs.delete, State.UNCLAIMED)],
+)
+def test_what_follows_from_asking(make, unheard) -> None:  # type: ignore
+    job = make(state=State.CONFIRMING, succeeded=True)
+    end = jobs.DEADLINE + GRACE
+    assert confirmed(job, Verdict.CLAIMED, end, GRACE)[0].state is State.DONE
+    for verdict, now in ((Verdict.GAVE_UP, 0.0), (Verdict.RETRY, end)):
+        ended, action = confirmed(job, verdict, now, GRACE)
+        assert (ended.state, action) == (unheard, Action.NOTHING)
+        assert ended.reason
+    assert confirmed(job, Verdict.RETRY, end - 1, GRACE) == (
+        job,
+        Action.CONFIRM,
+    )
+
+
+def test_doomed_is_what_the_new_chain_lacks() -> None:
+    assert jobs.create().doomed == ()
+    assert jobs.create().overlay == '/share/v.s'
+    assert jobs.delete().doomed == ('/share/v.s1',)
+    assert jobs.delete().overlay is None

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal: what is written is there after it is opened again."""
+
+from __future__ import annotations
+
+import pathlib
+import sqlite3
+
+import pytest
+
+from nova_ext.agent.job import FINAL, TOUCHING, Operation, State
+from nova_ext.agent.journal import Journal, NewerJournal
+from tests.unit.agent import jobs
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / 'journal.sqlite'
+
+
+def test_a_job_is_the_same_after_a_restart(path: pathlib.Path) -> None:
+    journal = Journal(path)
+    job = journal.add(jobs.create(request_id='req-1', stored=True))
+    assert job.identity
+    changed = job.to(State.REPORTING, succeeded=True, reason='"\' \u2603')
+    journal.update(changed)
+    journal.close()
+    assert Journal(path).latest('snapshot', Operation.CREATE) == changed
+
+
+def test_the_latest_job_of_a_snapshot_counts(path: pathlib.Path) -> None:
+    journal = Journal(path)
+    assert journal.latest('snapshot', Operation.CREATE) is None
+    journal.add(jobs.create(state=State.FAILED))
+    second = journal.add(jobs.create())
+    journal.add(jobs.delete())
+    assert journal.latest('snapshot', Operation.CREATE) == second
+
+
+@pytest.mark.parametrize('state', State)
+def test_states_say_who_may_touch_and_what_is_over(
+    path: pathlib.Path, state: State
+) -> None:
+    journal = Journal(path)
+    job = journal.add(jobs.create(state=state))
+    assert journal.touching('volume') == (job if state in TOUCHING else None)
+    assert journal.touching('other') is None
+    assert journal.unfinished() == ([] if state in FINAL else [job])
+    assert journal.count(state) == 1
+
+
+def test_it_is_durable_and_has_a_version(path: pathlib.Path) -> None:
+    journal = Journal(path)
+    pragma = journal._database.execute
+    assert pragma('PRAGMA journal_mode').fetchone() == ('wal',)
+    assert pragma('PRAGMA synchronous').fetchone() == (2,)
+    assert pragma('PRAGMA user_version').fetchone() == (1,)
+
+
+def test_a_later_releases_journal_is_left_alone(path: pathlib.Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute('PRAGMA user_version = 2')
+    with pytest.raises(NewerJournal, match='Run the release that wrote it'):
+        Journal(path)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Cinder is told, and what each of its answers means."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+
+from nova_ext import cinder, exception
+from nova_ext.agent.job import Operation, Verdict
+from nova_ext.agent.reporter import Reporter
+from tests.unit.agent import jobs
+
+NONE = cinder.NoAnswer('nobody there')
+
+
+def _reporter(
+    answer: int | Exception, status: str | None | Exception = None
+) -> tuple[Reporter, mock.Mock]:
+    snapshots = mock.create_autospec(cinder.Cinder, instance=True)
+    if isinstance(answer, Exception):
+        snapshots.update_status.side_effect = answer
+    else:
+        snapshots.update_status.return_value = cinder.Answer(answer, 'words')
+    snapshots.status.side_effect = [status]
+    return Reporter(snapshots), snapshots
+
+
+@pytest.mark.parametrize(
+    ('job', 'sent'),
+    [
+        (jobs.create(succeeded=True), ('creating', '90%')),
+        (jobs.create(succeeded=False), ('error', None)),
+        (jobs.delete(succeeded=True), ('deleting', '90%')),
+        (jobs.delete(succeeded=False), ('error_deleting', None)),
+    ],
+)
+def test_errors_carry_no_progress(job, sent) -> None:  # type: ignore
+    reporter, snapshots = _reporter(202)
+    assert reporter.deliver(job) is Verdict.DELIVERED
+    snapshots.update_status.assert_called_once_with('snapshot', *sent)
+
+
+@pytest.mark.parametrize(
+    ('job', 'status'),
+    [(jobs.create(), 'creating'), (jobs.delete(), 'deleting')],
+)
+def test_the_fence_forgets_older_progress(job, status) -> None:  # type: ignore
+    reporter, snapshots = _reporter(202)
+    reporter.fence(job)
+    snapshots.update_status.assert_called_once_with('snapshot', status, '0%')
+
+
+@pytest.mark.parametrize('answer', [200, 204, 401, 403, 409, 500, 503, NONE])
+def test_a_fence_without_202_means_unavailable(
+    answer: int | Exception,
+) -> None:
+    with pytest.raises(exception.CinderUnavailable):
+        _reporter(answer)[0].fence(jobs.create())
+
+
+@pytest.mark.parametrize('answer', [400, 404])
+def test_a_fence_that_cinder_refuses_means_not_awaited(answer: int) -> None:
+    with pytest.raises(exception.SnapshotNotAwaited, match=str(answer)):
+        _reporter(answer)[0].fence(jobs.create())
+
+
+# operation, answer to the report, status then read → verdict
+DELIVERIES = [
+    *(
+        (operation, code, None, Verdict.RETRY)
+        for operation in Operation
+        for code in (200, 204, 401, 403, 409, 429, 500, 503, NONE)
+    ),
+    (Operation.CREATE, 400, 'available', Verdict.CLAIMED),
+    (Operation.CREATE, 400, 'error', Verdict.GAVE_UP),
+    (Operation.CREATE, 400, 'creating', Verdict.RETRY),
+    (Operation.CREATE, 400, None, Verdict.GAVE_UP),
+    (Operation.CREATE, 404, None, Verdict.GAVE_UP),
+    (Operation.CREATE, 404, 'creating', Verdict.RETRY),
+    (Operation.CREATE, 400, NONE, Verdict.RETRY),
+    (Operation.DELETE, 400, 'error_deleting', Verdict.GAVE_UP),
+    (Operation.DELETE, 400, 'available', Verdict.GAVE_UP),
+    (Operation.DELETE, 400, 'deleting', Verdict.RETRY),
+    (Operation.DELETE, 404, None, Verdict.CLAIMED),
+    (Operation.DELETE, 404, NONE, Verdict.RETRY),
+]
+
+
+@pytest.mark.parametrize(
+    ('operation', 'answer', 'status', 'verdict'), DELIVERIES
+)
+def test_what_an_answer_means(operation, answer, status, verdict) -> None:  # type: ignore
+    make = jobs.create if operation is Operation.CREATE else jobs.delete
+    reporter, _ = _reporter(answer, status)
+    assert reporter.deliver(make(succeeded=True)) is verdict
+    assert bool(reporter.trouble) is (verdict is Verdict.RETRY)
+
+
+@pytest.mark.parametrize(
+    ('make', 'status', 'verdict'),
+    [
+        (jobs.create, 'available', Verdict.CLAIMED),
+        (jobs.create, 'deleting', Verdict.CLAIMED),
+        (jobs.create, 'creating', Verdict.RETRY),
+        (jobs.create, 'error', Verdict.GAVE_UP),
+        (jobs.create, None, Verdict.GAVE_UP),
+        (jobs.delete, None, Verdict.CLAIMED),
+        (jobs.delete, 'deleting', Verdict.RETRY),
+        (jobs.delete, 'error_deleting', Verdict.GAVE_UP),
+        (jobs.delete, 'available', Verdict.GAVE_UP),
+    ],
+)
+def test_whether_cinder_acted(make, status, verdict) -> None:  # type: ignore
+    reporter, _ = _reporter(202, status)
+    assert reporter.confirm(make(succeeded=True)) is verdict
+    assert reporter.trouble == ''
