@@ -28,10 +28,12 @@ _VERSION_3 = struct.Struct('>QQQII')
 _EXTENSION = struct.Struct('>II')
 _END, _BACKING_FORMAT = 0, 0xE2792ACA
 
-# NOTE: bounds from QEMU's own docs/interop/qcow2, so that a forged header
-# can't make us read without end.
+# NOTE: QEMU's own bounds (docs/interop/qcow2, block/qcow2.c): a forged header
+# can't make us read without end, nor see what QEMU would not see.
 _MAX_BACKING_NAME = 1023
+_MAX_FORMAT_NAME = 15
 _MAX_L1_BYTES = 32 << 20
+_MAX_OFFSET = (1 << 63) - 1
 _MAX_EXTENSIONS = 64
 
 # Incompatible feature bits (docs/interop/qcow2).
@@ -96,6 +98,9 @@ def read_qcow2(path: str, *, link: bool = False) -> Image:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise NotAnImage('it is a symbolic link') from None
+        if error.errno == errno.ENXIO:
+            # A socket, or a device that is not there.
+            raise NotAnImage('it is not a regular file') from None
         raise
     try:
         status = os.fstat(fd)
@@ -169,35 +174,60 @@ def _parse(fd: int, file_identity: tuple[int, int]) -> Image:
         )
     elif version != 2:
         raise NotAnImage(f'its qcow2 version is {version}, not 2 or 3')
-    if not 9 <= cluster_bits <= 21 or l1_entries * 8 > _MAX_L1_BYTES:
-        raise NotAnImage('its qcow2 header is out of bounds')
+    _check(
+        9 <= cluster_bits <= 21
+        and header_length >= _BASE.size + _VERSION_3.size * (version - 2)
+    )
+    cluster = 1 << cluster_bits
+    # What is behind a backing file's name is no header any more.
+    end = backing_offset or cluster
+    _check(header_length <= end <= cluster)
     backing_file = None
     if backing_offset:
-        if backing_length > _MAX_BACKING_NAME:
-            raise NotAnImage('its backing file name is too long')
+        _check(backing_length <= min(_MAX_BACKING_NAME, cluster - end))
         name = os.pread(fd, backing_length, backing_offset)
         backing_file = os.fsdecode(name)
-    l1_table = os.pread(fd, l1_entries * 8, l1_offset)
+    l1_bytes = l1_entries * 8
+    entry_bits = 4 if features & EXTENDED_L2 else 3
+    _check(
+        l1_bytes <= _MAX_L1_BYTES
+        and l1_offset % cluster == 0
+        and l1_offset <= _MAX_OFFSET - l1_bytes
+        and l1_entries << (2 * cluster_bits - entry_bits) >= virtual_size
+    )
+    l1_table = os.pread(fd, l1_bytes, l1_offset)
+    if len(l1_table) < l1_bytes:
+        raise NotAnImage('its qcow2 header is cut short')
     return Image(
         identity=file_identity,
         virtual_size=virtual_size,
         backing_file=backing_file,
-        backing_format=_backing_format(fd, header_length),
+        backing_format=_backing_format(fd, header_length, end),
         encrypted=crypt_method != 0,
         features=features,
-        holds_data=snapshots > 0 or any(l1_table),
+        holds_data=snapshots > 0 or bool(l1_table.strip(b'\0')),
     )
 
 
-def _backing_format(fd: int, offset: int) -> str | None:
+def _check(within: bool) -> None:
+    if not within:
+        raise NotAnImage('its qcow2 header is out of bounds')
+
+
+def _backing_format(fd: int, offset: int, end: int) -> str | None:
+    found = None
     for _ in range(_MAX_EXTENSIONS):
+        if offset >= end:
+            return found
         kind, length = _EXTENSION.unpack(os.pread(fd, _EXTENSION.size, offset))
+        offset += _EXTENSION.size
+        _check(length <= end - offset)
         if kind == _END:
-            return None
+            return found
         if kind == _BACKING_FORMAT:
-            name = os.pread(fd, min(length, 64), offset + _EXTENSION.size)
-            return name.decode('ascii', 'replace')
-        offset += _EXTENSION.size + (length + 7) // 8 * 8
+            _check(length <= _MAX_FORMAT_NAME)
+            found = os.pread(fd, length, offset).decode('ascii', 'replace')
+        offset += (length + 7) // 8 * 8
     raise NotAnImage('its qcow2 header has too many extensions')
 
 

@@ -18,6 +18,7 @@ from paste import deploy
 from nova_ext import context, policies
 from nova_ext.api import app, wsgi
 from nova_ext.api.router import Application
+from nova_ext.compute import api as compute
 from nova_ext.compute import libvirt
 from tests.fixtures.app import (
     PASTE_FILE,
@@ -155,7 +156,7 @@ def test_each_strategy_has_a_pipeline_for_each_mount(strategy: str) -> None:
             }
             loader = Loader()
             app.pipeline_factory(loader, {}, **local)
-            assert loader.asked[0] == 'api', section
+            assert loader.asked[0] == 'api'
             assert loader.asked[1:] == local[strategy].split()[-2::-1]
 
 
@@ -171,9 +172,7 @@ def test_without_a_paste_file_the_error_names_it(
 
 def test_the_backend_is_the_one_that_is_configured() -> None:
     with configured({'nova_ext.auth_strategy': 'noauth'}) as conf:
-        from nova_ext.compute import api
-
-        assert type(api.load(conf)) is libvirt.ComputeAPI
+        assert type(compute.load(conf)) is libvirt.ComputeAPI
 
 
 def test_importing_reads_no_configuration(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each entry point leads to what it promises, and to no more than that."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# What only the agent, the rpc backend or a real Nova needs.
+HEAVY = (
+    *('libvirt', 'libvirt_qemu', 'oslo_messaging', 'sqlalchemy', 'sqlite3'),
+    *('nova', 'eventlet'),
+)
+
+# Resolves what it reads, with a stand-in for a binding that is not here.
+_RESOLVE = """
+import importlib, importlib.util, json, sys
+from unittest import mock
+for name in ('libvirt', 'libvirt_qemu'):
+    if importlib.util.find_spec(name) is None:
+        sys.modules[name] = mock.MagicMock()
+found = {}
+for target in json.load(sys.stdin):
+    module, _, attributes = target.partition(':')
+    thing = importlib.import_module(module)
+    for attribute in attributes.split('.'):
+        thing = getattr(thing, attribute)
+    kind = thing.__mro__ if isinstance(thing, type) else [type(thing)]
+    names = [f'{base.__module__}.{base.__qualname__}' for base in kind]
+    found[target] = [callable(thing), names]
+json.dump(found, sys.stdout)
+"""
+
+
+def _entry_points() -> dict[str, dict[str, str]]:
+    """Group → name → target, as setup.cfg has them."""
+    parser = configparser.ConfigParser(delimiters='=')
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(ROOT / 'setup.cfg', encoding='utf-8')
+    groups = {}
+    for group, text in parser['options.entry_points'].items():
+        lines = [line.partition('=') for line in text.split('\n') if line]
+        groups[group] = {
+            name.strip(): target.strip() for name, _, target in lines
+        }
+    return groups
+
+
+def _python(
+    code: str, directory: pathlib.Path, text: str = ''
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=directory,
+        input=text,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope='module')
+def resolved(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, tuple[bool, list[str]]]:
+    """Target → whether it can be called, and the names of its classes."""
+    targets = [
+        target for group in _entry_points().values() for target in group.values()
+    ]
+    run = _python(
+        _RESOLVE, tmp_path_factory.mktemp('anywhere'), json.dumps(targets)
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_all_groups_are_there() -> None:
+    assert set(_entry_points()) == {
+        'console_scripts',
+        'paste.app_factory',
+        'paste.composite_factory',
+        'paste.filter_factory',
+        'nova_ext.compute',
+        'oslo.config.opts',
+        'oslo.config.opts.defaults',
+        'oslo.policy.policies',
+        'oslo.policy.enforcer',
+        'oslo.middleware.healthcheck',
+    }
+
+
+@pytest.mark.parametrize(
+    'target',
+    [f'{g}:{n}' for g, names in _entry_points().items() for n in names],
+)
+def test_each_resolves_to_something_that_can_be_called(
+    target: str, resolved: dict[str, tuple[bool, list[str]]]
+) -> None:
+    group, _, name = target.partition(':')
+    assert resolved[_entry_points()[group][name]][0]
+
+
+@pytest.mark.parametrize('name', _entry_points()['nova_ext.compute'])
+def test_each_backend_is_a_compute_api(
+    name: str, resolved: dict[str, tuple[bool, list[str]]]
+) -> None:
+    target = _entry_points()['nova_ext.compute'][name]
+    assert 'nova_ext.compute.api.ComputeAPI' in resolved[target][1]
+
+
+def test_the_plugin_loads_nothing_that_only_others_need(
+    tmp_path: pathlib.Path,
+) -> None:
+    run = _python(
+        'import nova_ext.api.app, sys\n'
+        f'print(sorted({set(HEAVY)!r} & set(sys.modules)))\n',
+        tmp_path,
+    )
+    assert (run.stdout, run.stderr) == ('[]\n', '')
+
+
+def test_the_plugin_and_its_backend_work_without_what_others_need(
+    tmp_path: pathlib.Path,
+) -> None:
+    # As where it is not installed: None makes an import fail.
+    run = _python(
+        f'import sys\nsys.modules.update(dict.fromkeys({HEAVY!r}))\n'
+        'from oslo_config import cfg\n'
+        'from nova_ext import conf\n'
+        'from nova_ext.api import app\n'
+        "cfg.CONF([], project='nova_ext', default_config_files=[])\n"
+        'conf.register_opts(cfg.CONF)\n'
+        "cfg.CONF.set_override('auth_strategy', 'noauth', 'nova_ext')\n"
+        'print(type(app.load(cfg.CONF)).__name__)\n',
+        tmp_path,
+    )
+    assert run.stdout == 'Mount\n', run.stderr
+
+
+def test_the_agent_does_not(tmp_path: pathlib.Path) -> None:
+    run = _python(
+        f'import sys\nsys.modules.update(dict.fromkeys({HEAVY!r}))\n'
+        'import nova_ext.cmd.agent\n',
+        tmp_path,
+    )
+    assert 'ModuleNotFoundError' in run.stderr
