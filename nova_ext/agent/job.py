@@ -215,3 +215,12 @@ def _unheard(job: Job) -> Job:
         reason='the layer is merged, and Cinder did not take note; delete '
         'the snapshot again',
     )
+
+
+def describe(job: Job) -> str:
+    """A job for a log line; ids come from outside, hence the quotes."""
+    text = (
+        f'{job.operation.value} of snapshot {job.snapshot_id!r} of volume '
+        f'{job.volume_id!r} on instance {job.instance_id}: {job.state.value}'
+    )
+    return f'{text} ({job.reason})' if job.reason else text

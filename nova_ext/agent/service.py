@@ -18,7 +18,14 @@ from typing import Any
 from oslo_config import cfg
 
 from nova_ext import cinder, exception
-from nova_ext.agent import admission, journal, manager, reporter, wire
+from nova_ext.agent import (
+    admission,
+    hypervisor,
+    journal,
+    manager,
+    reporter,
+    wire,
+)
 from nova_ext.virt import host, image
 
 LOG = logging.getLogger(__name__)
@@ -99,8 +106,9 @@ class Service:
         files = image.Files(options.file_timeout)
         self._host = host.Host(options.libvirt_uri, self._wake)
         self._manager = manager.Manager(
-            self._host,
-            files,
+            hypervisor.Hypervisor(
+                self._host, files, options.quiesce, options.freeze_limit
+            ),
             admission.Admission(
                 self._host,
                 files,
@@ -110,9 +118,7 @@ class Service:
             ),
             self._journal,
             self._reports(conf),
-            reply_wait=options.reply_wait,
-            quiesce_mode=options.quiesce,
-            freeze_limit=options.freeze_limit,
+            options.reply_wait,
         )
 
     def serve(self) -> None:

@@ -49,9 +49,9 @@ def _compare(job: Job, disk: chain.Disk | None, has_process: bool) -> Chain:
         return verdict(job, seen)
     if any(locks.opened for locks in seen.open.values()):
         return Chain.UNKNOWN
-    if seen.headers == job.after:
+    if seen.same(seen.headers, job.after):
         return Chain.AFTER
-    if seen.headers == job.before and not _used(job):
+    if seen.same(seen.headers, job.before) and not _used(job):
         return Chain.BEFORE
     return Chain.OTHER
 
@@ -67,9 +67,11 @@ def _compare_files(job: Job) -> Chain:
         # NOTE: an overlay that nobody wrote to is worth what is below it.
         return Chain.AFTER if _used(job) else Chain.BEFORE
     headers = chain.headers(chain.Layer(job.before[0], 'qcow2'))
-    if headers == job.after:
+    if chain.same_files(headers, job.after):
         return Chain.AFTER
-    return Chain.BEFORE if headers == job.before else Chain.OTHER
+    if chain.same_files(headers, job.before):
+        return Chain.BEFORE
+    return Chain.OTHER
 
 
 def _used(job: Job) -> bool:
@@ -93,9 +95,11 @@ def _is(
     wanted: tuple[str, ...], other: tuple[str, ...], seen: chain.Seen
 ) -> bool:
     """Whether all three say that the chain is `wanted`, and only that."""
-    if seen.headers != wanted or not seen.agree:
+    # NOTE: one file can have two names, as a header and libvirt give it.
+    if not (seen.same(seen.headers, wanted) and seen.agree):
         return False
     active, *below = wanted
+    files = [seen.files[path] for path in wanted]
     return (
         seen.open[active].writable
         and all(
@@ -103,6 +107,8 @@ def _is(
             for path in below
         )
         and not any(
-            seen.open[path].opened for path in other if path not in wanted
+            seen.open[path].opened
+            for path in other
+            if seen.files[path] not in files
         )
     )

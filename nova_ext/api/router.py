@@ -87,8 +87,8 @@ class Router:
             path = environ['PATH_INFO'].encode('latin-1').decode()
         except UnicodeError:
             return None
-        # NOTE: Routes would take a slash at the end for part of the path, and
-        # `$` in its patterns matches before a line break at the end, too.
-        if path.endswith(('/', '\n')):
+        # NOTE: the `$` of its patterns matches before a line break at the end,
+        # which would then be missing in the id.
+        if path.endswith('\n'):
             return None
         return self._mapper.match(path, environ)

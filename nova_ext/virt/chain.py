@@ -68,14 +68,23 @@ class Seen:
     :ivar domain: what libvirt says
     :ivar headers: what the files' headers say, beginning at the active
         layer that libvirt names
-    :ivar agree: whether the two name the same files, by device and inode
+    :ivar files: path → device and inode, or the path where nothing is
     :ivar open: path → QEMU's locks, for every file that was asked for
     """
 
     domain: tuple[str, ...]
     headers: tuple[str, ...]
-    agree: bool
+    files: dict[str, tuple[int, int] | str]
     open: dict[str, image.Locks]
+
+    @property
+    def agree(self) -> bool:
+        """Whether libvirt and the headers name the same files."""
+        return self.same(self.domain, self.headers)
+
+    def same(self, one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+        """Whether two chains are of the same files, whatever their names."""
+        return [self.files[p] for p in one] == [self.files[p] for p in other]
 
 
 def parse(xml: str) -> Domain:
@@ -139,7 +148,8 @@ def backing_path(path: str, name: str) -> str:
         raise image.NotAnImage(
             f'its backing file {name[:100]!r} is not a plain file'
         )
-    return os.path.normpath(os.path.join(os.path.dirname(path), name))
+    # NOTE: not normalised: behind a link `..` is elsewhere for the kernel.
+    return os.path.join(os.path.dirname(path), name)
 
 
 def headers(layer: Layer) -> tuple[str, ...]:
@@ -181,16 +191,21 @@ def observe(disk: Disk, *others: str) -> Seen:
     return Seen(
         domain=named,
         headers=below,
-        agree=_identities(named) == _identities(below),
+        files={path: _file(path) for path in {*named, *below, *others}},
         open=found,
     )
 
 
-def _identities(paths: tuple[str, ...]) -> list[tuple[int, int] | str]:
-    found: list[tuple[int, int] | str] = []
-    for path in paths:
-        try:
-            found.append(image.identity(path))
-        except FileNotFoundError:
-            found.append(path)
-    return found
+def same_files(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether two chains are of the same files, whatever their names.
+
+    :raises: OSError
+    """
+    return [_file(path) for path in one] == [_file(path) for path in other]
+
+
+def _file(path: str) -> tuple[int, int] | str:
+    try:
+        return image.identity(path)
+    except FileNotFoundError:
+        return path

@@ -40,8 +40,8 @@ def _assert_nothing_lost(host: Host, active: pathlib.Path) -> None:
     records = read_records(active, 'qcow2')
     assert (records.bad, records.count) == (0, records.last)
     assert records.count >= host.guest.reported()
-    host.guest.resume()
     subprocess.run(['qemu-img', 'check', '-qU', active], check=True)
+    host.guest.resume()
 
 
 @pytest.fixture(params=['raw', 'qcow2'])

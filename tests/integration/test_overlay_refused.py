@@ -281,7 +281,7 @@ def test_a_read_only_disk_is_refused(libvirtd: PrivateLibvirtd) -> None:
 
     with short_directory() as directory:
         with Host(
-            directory, libvirtd.uri, {'customise': readonly}
+            directory, libvirtd, {'customise': readonly}
         ).running() as host:
             with pytest.raises(exception.UnsupportedDisk, match='read-only'):
                 host.create(host.snapshot(), host.overlay().name)

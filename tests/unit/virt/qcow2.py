@@ -48,9 +48,7 @@ def make(
     if extensions is None:
         extensions = extension(END, b'')
         if backing_format is not None:
-            extensions = (
-                extension(BACKING_FORMAT, backing_format) + extensions
-            )
+            extensions = extension(BACKING_FORMAT, backing_format) + extensions
     base_length = 104 if version >= 3 else 72
     name_at = base_length + len(extensions) if backing else 0
     head = struct.pack(

@@ -93,7 +93,8 @@ def test_a_new_overlay_is_read_as_it_is(path: pathlib.Path) -> None:
         ({'size': 5 << 40, 'l1': (0,) * 10240}, {'virtual_size': 5 << 40}),
         ({'crypt_method': 2}, {'encrypted': True}),
         ({'crypt_method': 1, 'version': 2}, {'encrypted': True}),
-        ({'features': 0b10111}, {'features': 0b10111}),
+        ({'features': 0b1111}, {'features': 0b1111}),
+        ({'features': 0b10000, 'l1': (0,) * 4}, {'features': 0b10000}),
         ({'features': 1 << 63}, {'features': 1 << 63}),
         ({'l1': (0, 1 << 63)}, {'holds_data': True}),
         ({'l1': (1, 0)}, {'holds_data': True}),
@@ -108,22 +109,26 @@ def test_what_a_header_says_is_seen(
     assert {name: getattr(found, name) for name in expected} == expected
 
 
-def test_no_format_is_taken_from_behind_the_name_of_the_backing_file(
+def test_what_is_behind_the_name_of_the_backing_file_is_no_extension(
     path: pathlib.Path,
 ) -> None:
-    # QEMU ends its search there; what it sees no format of, it probes.
-    hidden = qcow2.extension(qcow2.BACKING_FORMAT, b'raw')
-    end = qcow2.extension(qcow2.END, b'')
-    name = b'12345678'
+    # QEMU ends its search at the name; what it sees no format of, it probes.
+    qcow2.make(path, backing_offset=104, backing_length=11)
+    found = image.read_qcow2(str(path))
+    assert found.backing_file is not None
+    assert found.backing_file.endswith('raw')
+    assert found.backing_format is None
+
+
+def test_of_two_backing_formats_the_last_counts(path: pathlib.Path) -> None:
+    # As it does for QEMU.
     qcow2.make(
         path,
-        backing=name,
-        extensions=qcow2.extension(7, name) + hidden + end,
-        # The name is what the extension before the hidden one holds.
-        backing_offset=104 + 8,
+        extensions=qcow2.extension(qcow2.BACKING_FORMAT, b'raw')
+        + qcow2.extension(qcow2.BACKING_FORMAT, b'qcow2')
+        + qcow2.extension(qcow2.END, b''),
     )
-    found = image.read_qcow2(str(path))
-    assert (found.backing_file, found.backing_format) == ('12345678', None)
+    assert image.read_qcow2(str(path)).backing_format == 'qcow2'
 
 
 def test_an_old_image_without_extensions_is_read(path: pathlib.Path) -> None:
@@ -153,7 +158,10 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({'l1_entries': (32 << 20) // 8 + 1}, 'out of bounds'),
     ({'l1_entries': (32 << 20) // 8}, 'cut short'),
     ({'l1_offset': 2**64 - 1}, 'out of bounds'),
-    ({'l1_offset': 2**63 - 8}, 'cut short'),
+    ({'l1_offset': qcow2.L1_OFFSET + 8}, 'out of bounds'),
+    ({'l1_offset': 2**63 - qcow2.CLUSTER}, 'cut short'),
+    ({'l1_offset': 2**63}, 'out of bounds'),
+    ({'features': 16}, 'out of bounds'),
     ({'l1_offset': 1 << 40}, 'cut short'),
     ({'l1_entries': 0}, 'out of bounds'),
     ({'l1': (0,)}, 'out of bounds'),
@@ -163,6 +171,8 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({'header_length': 103}, 'out of bounds'),
     ({'header_length': 2**32 - 1}, 'out of bounds'),
     ({'backing_offset': 2**64 - 1}, 'out of bounds'),
+    ({'backing_offset': 80}, 'out of bounds'),
+    ({'cluster_bits': 9, 'backing': b'x' * 400}, 'out of bounds'),
     ({'backing_offset': qcow2.CLUSTER}, 'out of bounds'),
     ({'backing_length': 1024}, 'out of bounds'),
     ({'backing_length': 2**32 - 1}, 'out of bounds'),
@@ -183,11 +193,12 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
         },
         'out of bounds',
     ),
+    ({'backing_format': b'x' * 16}, 'out of bounds'),
 ]
 
 
 @pytest.mark.parametrize(('header', 'words'), HOSTILE)
-def test_a_header_that_qemu_would_not_take_is_no_image(
+def test_a_header_out_of_bounds_is_no_image(
     path: pathlib.Path, header: dict[str, Any], words: str
 ) -> None:
     qcow2.make(path, **header)

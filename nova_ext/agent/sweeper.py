@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When jobs are worked on: at once, when they are due, or when woken.
+
+What a step is, and what comes of it, is the manager's business. A job is
+never with two workers at a time, and a bad one does not stop the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent import futures
+
+from nova_ext import exception
+from nova_ext.agent.job import Action, Job, describe
+
+LOG = logging.getLogger(__name__)
+
+_WORKERS = 16
+_RETRY_SECONDS = 5.0
+
+
+class Run:
+    """A job under way in this process, and who waits for it.
+
+    :param settled_at: wall-clock seconds from which on nothing that was
+        asked of libvirt earlier can still be waiting there
+    :ivar answered: set when what a waiting request is told is certain;
+        ``error`` is that, or None for yes
+    :ivar abandoned: nobody waits any more, so it must not be started;
+        under ``lock``
+    """
+
+    def __init__(
+        self, job: Job, action: Action, settled_at: float = 0.0
+    ) -> None:
+        self.job = job
+        self.action = action
+        self.settled_at = settled_at
+        self.attempts = 0
+        self.lock = threading.Lock()
+        self.abandoned = False
+        self.answered = threading.Event()
+        self.error: exception.NovaExtException | None = None
+        # When the sweeper hands it to a worker; None while one has it.
+        self.due: float | None = 0.0
+        # Something happened since a worker took it.
+        self.woken = False
+
+
+class Sweeper:
+    """Hands the jobs that are due to a few workers.
+
+    :param step: does one step of a job; seconds until the next, or None if
+        it is over
+    """
+
+    def __init__(self, step: Callable[[Run], float | None]) -> None:
+        self._step = step
+        self._runs: dict[int, Run] = {}
+        self._changed = threading.Condition()
+        self.stopping = False
+        self._workers = futures.ThreadPoolExecutor(
+            _WORKERS, thread_name_prefix='job'
+        )
+        self._thread = threading.Thread(
+            target=self._sweep, name='sweeper', daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to hand out."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Hand out nothing more, and wait for the steps under way."""
+        with self._changed:
+            self.stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, run: Run) -> None:
+        """Take a job in; it is due at once."""
+        with self._changed:
+            self._runs[run.job.identity] = run
+            self._changed.notify_all()
+
+    def get(self, identity: int) -> Run | None:
+        """The job with this database id, unless it is over."""
+        with self._changed:
+            return self._runs.get(identity)
+
+    def count(self) -> int:
+        """How many jobs are not over."""
+        with self._changed:
+            return len(self._runs)
+
+    def wake(self, instance_id: str) -> None:
+        """The jobs of a guest that wait for a look are due now."""
+        with self._changed:
+            for run in self._runs.values():
+                looking = run.action in (Action.LOOK, Action.CANCEL)
+                if run.job.instance_id == instance_id and looking:
+                    run.woken = True
+            self._changed.notify_all()
+
+    def _sweep(self) -> None:
+        with self._changed:
+            while not self.stopping:
+                now = time.monotonic()
+                waits = []
+                for run in self._runs.values():
+                    if run.due is None:
+                        continue
+                    if run.woken or run.due <= now:
+                        run.due, run.woken = None, False
+                        self._workers.submit(self._drive, run)
+                    else:
+                        waits.append(run.due - now)
+                self._changed.wait(min(waits, default=None))
+
+    def _drive(self, run: Run) -> None:
+        """Do the steps of a job until it is over or has to wait."""
+        wait: float | None = 0.0
+        while wait == 0.0 and not self.stopping:
+            try:
+                wait = self._step(run)
+            except Exception:
+                LOG.exception('Unexpected error in %s', describe(run.job))
+                wait = _RETRY_SECONDS
+        with self._changed:
+            if wait is None:
+                self._runs.pop(run.job.identity, None)
+            else:
+                run.due = time.monotonic() + wait
+            self._changed.notify_all()
