@@ -7,7 +7,6 @@ at the door. What they are answered is not said here.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import io
 import json
@@ -16,6 +15,8 @@ import urllib.parse
 from typing import Any
 
 from hypothesis import strategies as st
+
+from tests.functional import documents
 
 CREATE = {
     'snapshot': {
@@ -43,7 +44,8 @@ class Request:
     """What a server hands to an application, below the version mount.
 
     `headers` are by their names in an environ; `path` and their values are
-    bytes as latin-1, as PEP 3333 wants them.
+    bytes as latin-1, as PEP 3333 wants them. Of a body in chunks the length
+    is not known, but the server says where it ends.
     """
 
     method: str
@@ -51,8 +53,12 @@ class Request:
     query: str = ''
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     body: bytes = b''
+    in_chunks: bool = False
 
     def environ(self) -> dict[str, Any]:
+        length = {'CONTENT_LENGTH': str(len(self.body))}
+        if self.in_chunks:
+            length = {'HTTP_TRANSFER_ENCODING': 'chunked'}
         return {
             'REQUEST_METHOD': self.method,
             'SCRIPT_NAME': '',
@@ -62,7 +68,6 @@ class Request:
             'SERVER_PORT': '8774',
             'SERVER_PROTOCOL': 'HTTP/1.1',
             'REMOTE_ADDR': '127.0.0.1',
-            'CONTENT_LENGTH': str(len(self.body)),
             'wsgi.version': (1, 0),
             'wsgi.url_scheme': 'http',
             'wsgi.input': io.BytesIO(self.body),
@@ -70,112 +75,35 @@ class Request:
             'wsgi.multithread': True,
             'wsgi.multiprocess': False,
             'wsgi.run_once': False,
+            'wsgi.input_terminated': self.in_chunks,
+            **length,
             **self.headers,
         }
 
 
-# Text with what is rare elsewhere: half surrogate pairs, controls, slashes.
-text = st.one_of(
-    st.text(st.characters(), max_size=12),
-    st.text('\ud800\udfff\0\n\r\t\x1b\x7f/.\\"\' %\u2028\ufeff', max_size=6),
-    st.sampled_from(
-        ('', '.', '..', '../x', '/etc/passwd', 'a/b', 'x' * 255, 'x' * 256)
-        + ('é' * 128, '\U0001f5ab', '%s', '%(x)s', '{}', 'null', 'qcow2')
-    ),
-)
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.sampled_from((2**63, -(2**64), 10**4000, 0.5, -0.0)),
-    st.floats(),
-    text,
-)
-values = st.recursive(
-    scalars,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(text, inner, max_size=3)
-    ),
-    max_leaves=6,
-)
-
-
-def _places(document: Any, above: tuple[str, ...] = ()) -> list[tuple]:
-    """The path of each key in a document of objects."""
-    places = []
-    for key, value in document.items():
-        places.append((*above, key))
-        if isinstance(value, dict):
-            places += _places(value, (*above, key))
-    return places
-
-
-@st.composite
-def mutations(draw: st.DrawFn, valid: dict[str, Any]) -> Any:
-    """`valid` with up to three values replaced, removed, added or renamed."""
-    document = copy.deepcopy(valid)
-    for _ in range(draw(st.integers(0, 3))):
-        place = draw(st.sampled_from(_places(valid)))
-        holder = document
-        for key in place[:-1]:
-            holder = holder.get(key) if isinstance(holder, dict) else None
-        if not isinstance(holder, dict):
-            continue
-        change = draw(st.sampled_from(('replace', 'remove', 'add', 'rename')))
-        if change == 'replace':
-            holder[place[-1]] = draw(values)
-        elif change == 'add':
-            holder[draw(text)] = draw(values)
-        elif place[-1] in holder:
-            value = holder.pop(place[-1])
-            if change == 'rename':
-                holder[draw(text)] = value
-    return document
-
-
-def _bytes(document: Any, ascii_only: bool) -> bytes:
-    dumped = json.dumps(document, ensure_ascii=ascii_only)
-    return dumped.encode('utf-8', 'surrogatepass')
-
-
-_deep = st.builds(
-    lambda opening, depth: (opening * depth).encode(),
-    st.sampled_from(('[', '{"a":', '[[{"snapshot":')),
-    st.sampled_from((1, 2, 50, 500, 990, 1100, 1500)),
-)
-_odd_json = st.sampled_from(
-    (
-        b'NaN',
-        b'{"snapshot": -Infinity}',
-        b'1' * 5000,
-        b'{"snapshot": {"volume_id": ' + b'9' * 5000 + b'}}',
-        b'{"snapshot": 1, "snapshot": {}}',
-        b'\xef\xbb\xbf{}',
-        b'\xff\xfe{\0}\0',
-        b'{"a": "\\ud800"}',
-        b'{"a": "\\u0000"}',
-        b'{} {}',
-        b'\0',
-        b' ' * 3000,
-    )
-)
 bodies = st.one_of(
-    st.builds(_bytes, mutations(CREATE), st.booleans()),
-    st.builds(_bytes, values, st.booleans()),
+    st.builds(documents.dumped, documents.mutations(CREATE), st.booleans()),
+    st.builds(documents.dumped, documents.values, st.booleans()),
     st.binary(max_size=40),
-    _deep,
-    _odd_json,
+    documents.deep,
+    documents.odd_json,
 )
 
 
 def _quoted(document: Any, ascii_only: bool) -> str:
-    return urllib.parse.quote(_bytes(document, ascii_only))
+    return urllib.parse.quote(documents.dumped(document, ascii_only))
 
 
 _infos = st.one_of(
-    st.builds(_quoted, mutations(DELETE_INFO), st.booleans()),
-    st.builds(_quoted, values, st.booleans()),
-    st.builds(urllib.parse.quote, st.one_of(_deep, _odd_json)),
+    st.builds(_quoted, documents.mutations(DELETE_INFO), st.booleans()),
+    st.builds(_quoted, documents.values, st.booleans()),
+    st.builds(
+        urllib.parse.quote,
+        st.one_of(
+            documents.deep,
+            documents.odd_json.filter(lambda body: len(body) < 9000),
+        ),
+    ),
     st.text('{}[]":,%+&=;#0aF\xff \0', max_size=12),
     st.sampled_from(('%', '%F', '%FF', '%zz', '%00', '%ED%A0%80')),
 )
@@ -271,7 +199,7 @@ _segments = st.one_of(
         ('os-assisted-volume-snapshots', '421752a6', '0f0f0f0f', '', '.', '..')
         + ('os-assisted-volume-snapshots.json', '0F0F', 'x' * 3000, '%2F')
     ),
-    text.map(_latin_1),
+    documents.text.map(_latin_1),
     _latin,
 )
 paths = st.one_of(
@@ -286,7 +214,13 @@ methods = st.one_of(
     st.text('ABCDEFGHIJKLMNOPQRSTUVWXYZ-', min_size=1, max_size=8),
 )
 
-creates = st.builds(Request, st.just('POST'), st.just(COLLECTION), body=bodies)
+creates = st.builds(
+    Request,
+    st.just('POST'),
+    st.just(COLLECTION),
+    body=bodies,
+    in_chunks=st.booleans(),
+)
 deletes = st.builds(Request, st.just('DELETE'), st.just(MEMBER), queries)
 headed_creates = st.builds(
     Request,
@@ -304,5 +238,11 @@ headed_deletes = st.builds(
 )
 pathed = st.builds(Request, methods, paths)
 everything = st.builds(
-    Request, methods, paths, st.one_of(st.just(''), queries), headers(), bodies
+    Request,
+    methods,
+    paths,
+    st.one_of(st.just(''), queries),
+    headers(),
+    bodies,
+    st.booleans(),
 )

@@ -31,9 +31,9 @@ from nova_ext import exception
 from nova_ext.api.router import Application
 from tests.fixtures.app import RecordingAPI, running_app
 from tests.functional import promises
+from tests.functional.refusals import refusals
 
 PROJECT_ID = '6f70656e737461636b20636f6d707574'
-INSTANCE_ID = '9e0f3a55-3c1d-4b0e-8a57-1a4b3c0f6d21'
 AUTHENTICATE_URI = 'http://keystone.example.org/identity'
 
 # Registered here, since they are overridden before the filters are loaded.
@@ -59,55 +59,6 @@ ENVIRONMENT = {
     'NOVA_EXT_LARGEST': LARGEST,
     'NOVA_EXT_NESTED': NESTED,
 }
-
-
-class ThingNotFound(exception.NotFound):
-    """What a backend may not find beside a volume; none of ours is it."""
-
-    msg_fmt = 'The %(thing)s cannot be found.'
-
-
-def _invalid_state(state: str, method: str) -> exception.InstanceInvalidState:
-    return exception.InstanceInvalidState(
-        instance_id=INSTANCE_ID, state=state, method=method
-    )
-
-
-def refusals() -> dict[str, Exception]:
-    """Volume id → what the backend refuses it with."""
-    unattached = 'ffffffff-ffff-4fff-bfff-ffffffffffff'
-    return {
-        unattached: exception.VolumeNotAttached(volume_id=unattached),
-        'attached-twice': exception.VolumeIsMultiAttach(
-            volume_id='attached-twice'
-        ),
-        'without-host': exception.InvalidInput(
-            reason=f'Instance {INSTANCE_ID} is not ready'
-        ),
-        'resizing': _invalid_state(
-            'in task_state resize_prep', 'do_volume_snapshot_create'
-        ),
-        'resizing-at-delete': _invalid_state(
-            'in task_state resize_prep', 'do_volume_snapshot_delete'
-        ),
-        'never-launched': _invalid_state(
-            'in launched_at None', 'do_volume_snapshot_create'
-        ),
-        'paused': _invalid_state(
-            'in vm_state paused', 'volume_snapshot_delete'
-        ),
-        'invalid': exception.InvalidInput(
-            reason='Invalid volume: it is of no use'
-        ),
-        'lost': ThingNotFound(thing='instance'),
-        'agent-away': exception.HostUnavailable(
-            host='compute-1', reason='connection refused'
-        ),
-        'qemu-failed': exception.SnapshotFailed(
-            snapshot_id='421752a6', reason='No space left on device'
-        ),
-        'unexpected': RuntimeError('a secret of the backend'),
-    }
 
 
 _current: list[Application] = []

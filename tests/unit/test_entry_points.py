@@ -71,7 +71,9 @@ def resolved(
 ) -> dict[str, tuple[bool, list[str]]]:
     """Target → whether it can be called, and the names of its classes."""
     targets = [
-        target for group in _entry_points().values() for target in group.values()
+        target
+        for group in _entry_points().values()
+        for target in group.values()
     ]
     run = _python(
         _RESOLVE, tmp_path_factory.mktemp('anywhere'), json.dumps(targets)

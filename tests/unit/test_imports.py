@@ -77,9 +77,7 @@ def _imported(module: str, source: str, package: bool) -> Iterator[str]:
                 yield str(name.value) if known else '<dynamic>'
 
 
-def problems(
-    module: str, source: str, package: bool = False
-) -> Iterator[str]:
+def problems(module: str, source: str, package: bool = False) -> Iterator[str]:
     """What is wrong with the imports and the name of one module.
 
     :param module: its name without ``nova_ext.``

@@ -147,9 +147,7 @@ def test_each_strategy_has_a_pipeline_for_each_mount(strategy: str) -> None:
 
     with configured({'nova_ext.auth_strategy': strategy}):
         for section in ('api_v21', 'api_v2'):
-            pipelines = deploy.appconfig(
-                f'config:{PASTE_FILE}', name='api_v21'
-            )
+            pipelines = deploy.appconfig(f'config:{PASTE_FILE}', name=section)
             local = {
                 name: pipelines[name]
                 for name in ('keystone', 'http_basic', 'noauth')
