@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import webob
+from oslo_config import cfg
+from oslo_middleware import http_proxy_to_wsgi
 
 from tests.fixtures.app import running_app
 from tests.functional import arbitrary
@@ -145,6 +147,7 @@ def test_versions_and_ids_of_the_request_are_each_one_header(
 
 
 def test_without_authentication_no_header_makes_a_caller_local() -> None:
+    cfg.CONF.register_opts(http_proxy_to_wsgi.OPTS, group='oslo_middleware')
     options = {
         'nova_ext.auth_strategy': 'noauth',
         'oslo_middleware.enable_proxy_headers_parsing': True,
