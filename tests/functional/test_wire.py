@@ -12,11 +12,7 @@ import json
 from typing import Any
 
 import pytest
-import webob
-from oslo_config import cfg
-from oslo_middleware import http_proxy_to_wsgi
 
-from tests.fixtures.app import running_app
 from tests.functional import arbitrary
 from tests.functional.doors import PIPELINES, Door
 from tests.functional.fixtures import TOO_LARGE
@@ -144,22 +140,3 @@ def test_versions_and_ids_of_the_request_are_each_one_header(
     assert (
         headers['x-openstack-request-id'] == (headers['x-compute-request-id'])
     )
-
-
-def test_without_authentication_no_header_makes_a_caller_local() -> None:
-    cfg.CONF.register_opts(http_proxy_to_wsgi.OPTS, group='oslo_middleware')
-    options = {
-        'nova_ext.auth_strategy': 'noauth',
-        'oslo_middleware.enable_proxy_headers_parsing': True,
-    }
-    with running_app(options) as application:
-        request = webob.Request.blank(
-            '/v2.1/os-assisted-volume-snapshots/x',
-            method='DELETE',
-            environ={'REMOTE_ADDR': '192.0.2.1'},
-            headers={
-                'X-Forwarded-For': '127.0.0.1',
-                'Forwarded': 'for=127.0.0.1',
-            },
-        )
-        assert request.get_response(application).status_int == 403

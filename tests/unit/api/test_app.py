@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import webob
 from oslo_config import cfg
+from oslo_middleware import http_proxy_to_wsgi
 from paste import deploy
 
 from nova_ext import context, policies
@@ -180,3 +181,22 @@ def test_importing_reads_no_configuration(tmp_path: pathlib.Path) -> None:
         'assert cfg.CONF._namespace is None\n'
     )
     subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True)
+
+
+def test_without_authentication_no_header_makes_a_caller_local() -> None:
+    cfg.CONF.register_opts(http_proxy_to_wsgi.OPTS, group='oslo_middleware')
+    options = {
+        'nova_ext.auth_strategy': 'noauth',
+        'oslo_middleware.enable_proxy_headers_parsing': True,
+    }
+    with configured(options) as conf:
+        request = webob.Request.blank(
+            '/v2.1/os-assisted-volume-snapshots/x',
+            method='DELETE',
+            environ={'REMOTE_ADDR': '192.0.2.1'},
+            headers={
+                'X-Forwarded-For': '127.0.0.1',
+                'Forwarded': 'for=127.0.0.1',
+            },
+        )
+        assert request.get_response(app.load(conf)).status_int == 403
