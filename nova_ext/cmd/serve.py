@@ -2,8 +2,9 @@
 """nova-ext-serve: the whole service of one host as one process to start.
 
 It serves HTTP itself and has the agent as its child, and on demand a private
-libvirtd. For more than one host, or more load than a thread per connection
-takes, run nova-ext-agent and a WSGI server instead.
+libvirtd. For more than one host, for more load than a thread per connection
+takes, or for clients that send chunked bodies, run nova-ext-agent and a WSGI
+server instead.
 """
 
 from __future__ import annotations
