@@ -70,8 +70,8 @@ class CinderProcess:
 class _Prompt(CinderDouble):
     """Cinder with a cinder-volume that sees at once that it was told.
 
-    Else the agent would ask for the row again a second later, in the midst
-    of the next measurement.
+    Else the agent would ask for the row again and again, in the midst of the
+    next measurement.
     """
 
     def _process(self, request: Request, stopped: threading.Event) -> Answer:
@@ -94,7 +94,8 @@ def _main() -> None:
                 reply = double.history(snapshot_id, applied=True)
                 double.remove_snapshot(snapshot_id)
                 # What is kept for ever would slow the later rounds down.
-                double.requests.clear()
+                if not double.snapshots:
+                    double.requests.clear()
             print(json.dumps(reply), flush=True)
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import libvirt
@@ -82,10 +82,12 @@ class Rig:
         self.guest = guest
         self.domain = guest.domain
         self._layers = [guest.volume_path]
+        # Of the minute before: others' work makes bad figures, ours is meant.
+        self._load = os.getloadavg()[0]
 
     @property
     def machine(self) -> str:
-        """What figures depend on, in a few words."""
+        """What the figures depend on, in a few words."""
         versions = {
             'libvirt': self.connection.getLibVersion(),
             'QEMU': self.connection.getVersion(),
@@ -93,6 +95,7 @@ class Rig:
         return ', '.join(
             [
                 f'{os.cpu_count()} CPUs',
+                f'load before {self._load:.1f}',
                 f'Python {platform.python_version()}',
                 *(
                     f'{name} {number // 10**6}.{number // 1000 % 1000}'
@@ -123,8 +126,8 @@ class Rig:
         self.cinder.add_snapshot(snapshot_id, self.guest.volume_id)
         return Overlay(snapshot_id, self.guest.volume_id, path)
 
-    def finish(self, overlay: Overlay) -> None:
-        """Make sure that it all happened, and wait until nothing does.
+    def check(self, overlay: Overlay) -> None:
+        """Make sure that the guest was switched to it.
 
         :raises: :class:`MeasuringFailed`
         """
@@ -136,14 +139,21 @@ class Rig:
         if disk.layers[0].path != str(overlay.path):
             raise MeasuringFailed(f'the disk is still on {disk.layers[0]}')
         self._layers.append(overlay.path)
+
+    def settle(self, overlays: Sequence[Overlay]) -> None:
+        """Wait until nothing more happens, and see what Cinder was told.
+
+        :raises: :class:`MeasuringFailed`
+        """
         deadline = time.monotonic() + _SECONDS
         while not self.compute.check().startswith('0 jobs'):
             if time.monotonic() > deadline:
                 raise MeasuringFailed(self.compute.check())
-            time.sleep(0.005)
-        reports = self.cinder.remove_snapshot(overlay.snapshot_id)
-        if reports != _REPORTS:
-            raise MeasuringFailed(f'Cinder was told {reports}')
+            time.sleep(0.01)
+        for overlay in overlays:
+            reports = self.cinder.remove_snapshot(overlay.snapshot_id)
+            if reports != _REPORTS:
+                raise MeasuringFailed(f'Cinder was told {reports}')
 
     def flatten(self) -> None:
         """Merge all layers into the volume, so that chains stay short.
