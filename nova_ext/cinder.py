@@ -18,6 +18,8 @@ from oslo_config import cfg
 GROUP = cfg.OptGroup('nova_ext_cinder', 'The reports to Cinder')
 
 _TIMEOUT_SECONDS = 10
+# What is taken out of a path on the way, even when it is quoted.
+_NO_IDS = ('', '.', '..')
 
 
 class NoAnswer(Exception):
@@ -100,6 +102,8 @@ class Cinder:
 
         :raises: :class:`NoAnswer`
         """
+        if snapshot_id in _NO_IDS:
+            return Answer(404, 'no snapshot can have this id')
         update = {'status': status}
         if progress is not None:
             update['progress'] = progress
@@ -115,6 +119,8 @@ class Cinder:
 
         :raises: :class:`NoAnswer`, also for an answer that is no status
         """
+        if snapshot_id in _NO_IDS:
+            return None
         response = self._request('GET', _path(snapshot_id))
         if response.status_code == 404:
             return None
@@ -135,10 +141,8 @@ class Cinder:
 
 def _path(snapshot_id: str) -> str:
     # NOTE: an id is whatever a caller sent; with our credentials it must not
-    # lead to another resource. A dot is quoted by hand since `..` would be
-    # taken out of the path on the way.
-    quoted = urllib.parse.quote(snapshot_id, safe='').replace('.', '%2E')
-    return f'/snapshots/{quoted}'
+    # lead to another resource.
+    return f'/snapshots/{urllib.parse.quote(snapshot_id, safe="")}'
 
 
 def _message(response: Any) -> str:

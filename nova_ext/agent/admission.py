@@ -182,7 +182,7 @@ class Admission:
             return True
         busy = None
         if guest.has_job():
-            busy = 'the instance is being migrated or saved'
+            busy = 'the instance is being migrated, saved or backed up'
         elif attachment.disk.busy or guest.block_job(attachment.disk.target):
             busy = 'a block job is under way on the disk'
         if busy:

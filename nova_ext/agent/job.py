@@ -155,7 +155,7 @@ def looked(
     late = now >= job.deadline
     if chain is Chain.AFTER:
         return job.to(State.REPORTING, succeeded=True), Action.REPORT
-    if chain is Chain.RUNNING:
+    if chain is Chain.RUNNING and job.kind is not Kind.OVERLAY:
         if late:
             reason = job.reason or 'its deadline passed'
             return job.to(State.RUNNING, reason=reason), Action.CANCEL
@@ -172,7 +172,8 @@ def looked(
             reason='what libvirt says, what the headers say and what QEMU '
             'has open do not agree; nothing was reported as done',
         ), Action.NOTHING
-    # NOTE: "cannot know" is never "gone": looked at again, without end.
+    # NOTE: "cannot know" is never "gone": looked at again, without end. So
+    # is a block job under a new overlay, which is somebody else's.
     return job.to(State.VERIFYING), Action.LOOK
 
 

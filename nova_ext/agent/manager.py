@@ -135,6 +135,8 @@ class Manager:
                 run = self._sweeper.get(known.identity)
         if run is not None:
             self._wait(run)
+        elif known is not None:
+            self._refuse_failed(known)
 
     def volume_snapshot_delete(
         self,
@@ -168,6 +170,14 @@ class Manager:
         if difference:
             raise exception.SnapshotExists(
                 snapshot_id=known.snapshot_id, difference=difference
+            )
+
+    def _refuse_failed(self, known: Job) -> None:
+        """Refuse what failed between two looks at it."""
+        last = self._journal.latest(known.snapshot_id, known.operation)
+        if last is not None and last.state is State.FAILED:
+            raise exception.SnapshotFailed(
+                snapshot_id=last.snapshot_id, reason=last.reason
             )
 
     def _refuse_while_touched(self, volume_id: str) -> None:

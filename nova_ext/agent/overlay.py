@@ -26,7 +26,7 @@ def look(disk: chain.Disk, new_path: str) -> tuple[chain.Seen, str | None]:
         size = image.read_qcow2(active.path, link=True).virtual_size
     else:
         size = image.raw_size(active.path)
-    seen = chain.observe(disk, new_path)
+    seen = chain.observe(disk)
     directory, name = os.path.split(new_path)
     try:
         overlay = image.read_qcow2(new_path)
@@ -58,7 +58,7 @@ def _objection(
         )
     if overlay.holds_data:
         return 'it already holds data'
-    if seen.open[new_path].opened:
+    if image.locks(new_path).opened:
         return 'another process has it open'
     if overlay.backing_file is None:
         return 'it has no backing file'

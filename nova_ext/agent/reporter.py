@@ -89,9 +89,12 @@ class Reporter:
             if status is None:
                 return Verdict.CLAIMED
             return Verdict.RETRY if status == 'deleting' else Verdict.GAVE_UP
-        if status in ('available', 'deleting', 'error_deleting'):
-            return Verdict.CLAIMED
-        return Verdict.RETRY if status == 'creating' else Verdict.GAVE_UP
+        if status == 'creating':
+            return Verdict.RETRY
+        # NOTE: whatever else it is doing (deleting, backing-up), it has been
+        # available before.
+        gave_up = status in (None, 'error')
+        return Verdict.GAVE_UP if gave_up else Verdict.CLAIMED
 
     def _update(
         self, job: Job, status: str, progress: str | None

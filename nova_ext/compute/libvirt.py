@@ -104,7 +104,7 @@ class ComputeAPI(api.ComputeAPI):
                 connection.sendall(wire.request(method, arguments))
                 with connection.makefile('rb') as replies:
                     line = replies.readline(wire.LIMIT)
-            if not line:
+            if not line.endswith(b'\n'):
                 raise ConnectionResetError('it ended without an answer')
             return wire.parse_reply(line)
         except (OSError, wire.Malformed) as error:

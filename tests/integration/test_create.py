@@ -74,6 +74,21 @@ def test_three_in_a_row_stand_on_each_other(host_of_format: Host) -> None:
     _assert_nothing_lost(host, active)
 
 
+def test_a_file_may_have_another_name_in_the_header(host: Host) -> None:
+    # As where Cinder has the share mounted elsewhere.
+    overlay = host.overlay()
+    (host.directory / 'mount').symlink_to('.')
+    name = host.directory / 'mount' / host.volume.name
+    subprocess.run(
+        ['qemu-img', 'rebase', '-u', '-b', name, '-F', 'raw', overlay],
+        check=True,
+    )
+    snapshot_id = host.snapshot()
+    host.create(snapshot_id, overlay.name)
+    assert host.double.history(snapshot_id) == DONE
+    assert host.chain() == [overlay.name, host.volume.name]
+
+
 def test_a_paused_guest_is_switched(host: Host) -> None:
     host.guest.suspend()
     overlay = host.overlay()

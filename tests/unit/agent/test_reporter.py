@@ -102,7 +102,13 @@ def test_what_an_answer_means(operation, answer, status, verdict) -> None:  # ty
     ('make', 'status', 'verdict'),
     [
         (jobs.create, 'available', Verdict.CLAIMED),
-        (jobs.create, 'deleting', Verdict.CLAIMED),
+        *(
+            (jobs.create, status, Verdict.CLAIMED)
+            for status in (
+                *('deleting', 'error_deleting', 'backing-up', 'restoring'),
+                *('updating', 'unmanaging'),
+            )
+        ),
         (jobs.create, 'creating', Verdict.RETRY),
         (jobs.create, 'error', Verdict.GAVE_UP),
         (jobs.create, None, Verdict.GAVE_UP),

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host and its guests without libvirt, for the unit tests of the agent.
+
+That they can be asked what the real ones can is a test of the integration
+suite, where libvirt is (tests/integration/test_binding.py).
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from nova_ext import exception
+from nova_ext.virt import chain
+from tests.unit.virt import qcow2
+
+VOLUME, INSTANCE, TARGET = 'volume-id', 'instance-id', 'vdb'
+
+
+def unreachable() -> exception.HypervisorUnavailable:
+    """What is raised where libvirt is lost."""
+    return exception.HypervisorUnavailable(uri='qemu:///fake', reason='gone')
+
+
+def refusal(reason: str = 'no', code: int = 1) -> exception.HypervisorError:
+    """What is raised where libvirt refuses."""
+    return exception.HypervisorError(code=code, reason=reason)
+
+
+class Attachment(NamedTuple):
+    """A volume as a disk of a guest."""
+
+    guest: Guest
+    domain: chain.Domain
+    disk: chain.Disk
+
+
+class Guest:
+    """A guest whose state a test sets.
+
+    :ivar calls: what was asked for that changes something, in order
+    :ivar errors: method name → what it raises
+    """
+
+    def __init__(
+        self, *disks: chain.Disk, uuid: str = INSTANCE, agent: Any = None
+    ) -> None:
+        self.uuid = uuid
+        self.disks = disks
+        self.agent = agent
+        self.said_state = 'running'
+        self.process = True
+        self.saved = self.working = self.occupied = False
+        self.jobs: dict[str, object] = {}
+        self.calls: list[tuple[Any, ...]] = []
+        self.errors: dict[str, Exception] = {}
+
+    def describe(self) -> chain.Domain:
+        self._check('describe')
+        return chain.Domain(self.uuid, 'guest', self.disks, self.agent)
+
+    def state(self) -> str:
+        return self.said_state
+
+    def has_process(self) -> bool:
+        return self.process
+
+    def has_managed_save(self) -> bool:
+        return self.saved
+
+    def has_job(self) -> bool:
+        return self.working
+
+    def is_occupied(self) -> bool:
+        return self.occupied
+
+    def block_job(self, target: str) -> object | None:
+        self._check('block_job')
+        return self.jobs.get(target)
+
+    def snapshot(
+        self, target: str, new_path: str, others: Iterable[str]
+    ) -> None:
+        self._called('snapshot', target, new_path, sorted(others))
+
+    def pull(self, target: str, base: str | None) -> None:
+        self._called('pull', target, base)
+
+    def commit(self, target: str, base: str, top: str) -> None:
+        self._called('commit', target, base, top)
+
+    def cancel(self, target: str) -> None:
+        self._called('cancel', target)
+
+    def limit_agent(self, seconds: int) -> None:
+        self._called('limit_agent', seconds)
+
+    def freeze(self) -> None:
+        self._called('freeze')
+
+    def thaw(self) -> None:
+        self._called('thaw')
+
+    def _called(self, *call: Any) -> None:
+        self.calls.append(call)
+        self._check(call[0])
+
+    def _check(self, name: str) -> None:
+        if name in self.errors:
+            raise self.errors[name]
+
+
+class Host:
+    """A host of such guests; `error` is raised by whatever it is asked."""
+
+    def __init__(self, *guests: Guest) -> None:
+        self.guests = list(guests)
+        self.error: Exception | None = None
+
+    def connect(self) -> Any:
+        if self.error is not None:
+            raise self.error
+
+    def guest(self, uuid: str) -> Guest | None:
+        self.connect()
+        for guest in self.guests:
+            if guest.uuid == uuid:
+                return guest
+        return None
+
+    def attachments(self, volume_id: str) -> list[Attachment]:
+        self.connect()
+        return [
+            Attachment(guest, guest.describe(), disk)
+            for guest in self.guests
+            for disk in guest.disks
+            if disk.serial == volume_id
+        ]
+
+
+def disk(*layers: tuple[str, str], **changes: Any) -> chain.Disk:
+    """The disk of the volume; `layers` are paths and formats, top first."""
+    return chain.Disk(
+        **{
+            'target': TARGET,
+            'serial': VOLUME,
+            'type': 'file',
+            'layers': tuple(chain.Layer(*layer) for layer in layers),
+            'readonly': False,
+            'encrypted': False,
+            'busy': False,
+            **changes,
+        }
+    )
+
+
+class Share:
+    """A directory with the files of a volume, and the locks of QEMU.
+
+    :ivar opened: name → whether for writing too, of what QEMU has open
+    """
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+        self.opened: dict[str, bool] = {}
+
+    def path(self, name: str) -> str:
+        return str(self.directory / name)
+
+    def raw(self, name: str, size: int = 1 << 30) -> None:
+        with (self.directory / name).open('wb') as file:
+            file.truncate(size)
+
+    def qcow2(
+        self,
+        name: str,
+        backing: str = '',
+        backing_format: str = 'raw',
+        **header: Any,
+    ) -> None:
+        qcow2.make(
+            self.directory / name,
+            backing=backing.encode(),
+            backing_format=backing_format.encode(),
+            **header,
+        )
+
+    def disk(self, *names: str, base: str = 'raw') -> chain.Disk:
+        """A disk of these files, all qcow2 but the last."""
+        formats = ['qcow2'] * (len(names) - 1) + [base]
+        return disk(
+            *((self.path(n), f) for n, f in zip(names, formats, strict=True))
+        )
+
+    def open(self, *names: str) -> None:
+        """QEMU has this chain open, and nothing else."""
+        self.opened = {name: name == names[0] for name in names}

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What libvirt is asked for, for each kind of job."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+
+from nova_ext import exception
+from nova_ext.agent import verify
+from nova_ext.agent.hypervisor import Hypervisor
+from nova_ext.agent.job import Chain, Job, Kind
+from nova_ext.virt import image
+from tests.unit.agent import fakes, jobs
+
+HERE = {'instance_id': fakes.INSTANCE, 'target': fakes.TARGET}
+S2, S1, V = '/share/v.s2', '/share/v.s1', '/share/v'
+
+
+@pytest.fixture
+def guest() -> fakes.Guest:
+    return fakes.Guest(
+        fakes.disk(target='vda', serial=None),
+        fakes.disk(),
+        fakes.disk(target='vdc', serial='other'),
+    )
+
+
+@pytest.fixture
+def host(guest: fakes.Guest) -> fakes.Host:
+    return fakes.Host(guest)
+
+
+@pytest.fixture
+def hypervisor(host: fakes.Host) -> Hypervisor:
+    return Hypervisor(host, image.Files(5.0), 'auto', 10.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ('job', 'call'),
+    [
+        # Every other disk is named, lest it be switched too.
+        (
+            jobs.create(**HERE),
+            ('snapshot', 'vdb', '/share/v.s', ['vda', 'vdc']),
+        ),
+        (jobs.delete(**HERE), ('commit', 'vdb', V, S1)),
+        (jobs.delete(**HERE, kind=Kind.PULL), ('pull', 'vdb', V)),
+        (
+            jobs.delete(**HERE, kind=Kind.PULL, before=(S2, V), after=(S2,)),
+            ('pull', 'vdb', None),
+        ),
+    ],
+)
+def test_each_kind_is_one_call(
+    hypervisor: Hypervisor, guest: fakes.Guest, job: Job, call: object
+) -> None:
+    hypervisor.start(job)
+    assert guest.calls == [call]
+
+
+def test_a_guest_that_is_gone_is_asked_for_nothing(
+    hypervisor: Hypervisor, host: fakes.Host
+) -> None:
+    host.guests.clear()
+    with pytest.raises(exception.VolumeNotAttached):
+        hypervisor.start(jobs.create(**HERE))
+
+
+def test_the_guest_is_frozen_for_the_switch_only(
+    hypervisor: Hypervisor, guest: fakes.Guest
+) -> None:
+    guest.agent = 'connected'
+    guest.errors['snapshot'] = fakes.refusal('no space')
+    with pytest.raises(exception.HypervisorError, match='no space'):
+        hypervisor.start(jobs.create(**HERE))
+    assert [name for name, *_ in guest.calls] == [
+        *('limit_agent', 'freeze', 'snapshot', 'thaw')
+    ]
+    guest.calls.clear()
+    hypervisor.start(jobs.delete(**HERE))
+    assert [name for name, *_ in guest.calls] == ['commit']
+
+
+def test_a_job_that_cannot_be_cancelled_is_looked_at_again(
+    hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host
+) -> None:
+    hypervisor.cancel(jobs.delete(**HERE))
+    assert guest.calls == [('cancel', 'vdb')]
+    guest.errors['cancel'] = fakes.refusal('it has no active block job')
+    hypervisor.cancel(jobs.delete(**HERE))
+    host.error = fakes.unreachable()
+    hypervisor.cancel(jobs.delete(**HERE))
+    host.error = None
+    host.guests.clear()
+    hypervisor.cancel(jobs.delete(**HERE))
+    assert len(guest.calls) == 2
+
+
+def test_a_look_is_a_verification(hypervisor: Hypervisor) -> None:
+    job = jobs.create(**HERE)
+    with mock.patch.object(verify, 'look', autospec=True) as look:
+        look.return_value = Chain.OTHER
+        assert hypervisor.look(job) is Chain.OTHER
+    assert look.call_args.args[0] is job
+
+
+def test_a_check_needs_libvirt(
+    hypervisor: Hypervisor, host: fakes.Host
+) -> None:
+    hypervisor.check()
+    host.error = fakes.unreachable()
+    with pytest.raises(exception.HypervisorUnavailable):
+        hypervisor.check()

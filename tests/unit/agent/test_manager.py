@@ -1,0 +1,856 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: order, repeats, refusals, abandonment and recovery."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from nova_ext import exception
+from nova_ext.agent import manager as agent_manager
+from nova_ext.agent import sweeper as agent_sweeper
+from nova_ext.agent.admission import Admission
+from nova_ext.agent.hypervisor import Hypervisor
+from nova_ext.agent.job import Chain, Job, Kind, Operation, State, Verdict
+from nova_ext.agent.journal import Journal
+from nova_ext.agent.manager import Manager
+from nova_ext.agent.reporter import Reporter
+from tests.unit.agent import fakes, jobs
+
+TIMEOUT = 10.0
+INFO = {'snapshot_id': 'snapshot', 'type': 'qcow2', 'new_file': 'v.s'}
+DELETE_INFO = {'file_to_merge': 'v.s1', 'merge_target_file': 'v'}
+OUTAGE = exception.CinderUnavailable(snapshot_id='snapshot', reason='down')
+
+
+class Engine:
+    """A manager whose guests, files and Cinder do what a test says.
+
+    :ivar world: what a look at the chain finds; a start makes it AFTER
+    :ivar seen: (what was done, the job's state on disk while it was done)
+    """
+
+    def __init__(self, path: pathlib.Path, reply_wait: float = 5.0) -> None:
+        self.path = path
+        self.journal = Journal(path)
+        self.world = Chain.BEFORE
+        self.seen: list[tuple[str, str]] = []
+        self.hypervisor = mock.create_autospec(Hypervisor, instance=True)
+        self.hypervisor.start.side_effect = self._start
+        self.hypervisor.look.side_effect = self._look
+        self.hypervisor.cancel.side_effect = self._cancel
+        self.start_error: Exception | None = None
+        self.starts_before_it_fails = False
+        self.cancels = True
+        self.admission = mock.create_autospec(Admission, instance=True)
+        self.admission.create.side_effect = self._admit_create
+        self.admission.delete.side_effect = self._admit_delete
+        self.reports = mock.create_autospec(Reporter, instance=True)
+        self.reports.trouble = ''
+        self.reports.fence.side_effect = self._noting('fence', None)
+        self.deliveries: list[Verdict] = []
+        self.reports.deliver.side_effect = self._deliver
+        self.reports.confirm.side_effect = self._noting(
+            'confirm', Verdict.CLAIMED
+        )
+        self.deadline = 600.0
+        self.manager = Manager(
+            self.hypervisor,
+            self.admission,
+            self.journal,
+            self.reports,
+            reply_wait,
+        )
+
+    def create(self, new_file: str = 'v.s', **arguments: Any) -> None:
+        self.manager.volume_snapshot_create(
+            **{
+                'volume_id': 'volume',
+                'create_info': {**INFO, 'new_file': new_file},
+                'not_after': time.time() + 60,
+                **arguments,
+            }
+        )
+
+    def delete(self) -> None:
+        self.manager.volume_snapshot_delete(
+            'volume', 'snapshot', DELETE_INFO, time.time() + 60
+        )
+
+    def states(self) -> list[str]:
+        rows = self.journal._database.execute(
+            'SELECT state FROM jobs ORDER BY id'
+        )
+        return [state for (state,) in rows.fetchall()]
+
+    def latest(self, operation: Operation = Operation.CREATE) -> Job:
+        found = self.journal.latest('snapshot', operation)
+        assert found is not None
+        return found
+
+    def done(self) -> list[str]:
+        return [name for name, _ in self.seen]
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while not condition():
+            assert time.monotonic() < deadline, (self.states(), self.seen)
+            time.sleep(0.005)
+
+    def wait_for_state(self, *states: State) -> None:
+        self.wait_for(lambda: self.states() == [s.value for s in states])
+
+    def hold_the_fence(self) -> tuple[threading.Event, threading.Event]:
+        """Events: one is set when a fence begins, one ends it."""
+        begun, go_on = threading.Event(), threading.Event()
+
+        def hold(job: Job) -> None:
+            self._note('fence', job)
+            begun.set()
+            assert go_on.wait(TIMEOUT)
+
+        self.reports.fence.side_effect = hold
+        return begun, go_on
+
+    def _note(self, name: str, job: Job) -> None:
+        (row,) = self.journal._database.execute(
+            'SELECT state FROM jobs WHERE id = ?', (job.identity,)
+        ).fetchall()
+        self.seen.append((name, row[0]))
+
+    def _noting(self, name: str, answer: Any) -> Callable[[Job], Any]:
+        def noted(job: Job) -> Any:
+            self._note(name, job)
+            return answer
+
+        return noted
+
+    def _deliver(self, job: Job) -> Verdict:
+        self._note('done' if job.succeeded else 'error', job)
+        return (
+            self.deliveries.pop(0) if self.deliveries else (Verdict.DELIVERED)
+        )
+
+    def _start(self, job: Job) -> None:
+        self._note('start', job)
+        if self.start_error is None or self.starts_before_it_fails:
+            self.world = Chain.AFTER
+        if self.start_error is not None:
+            raise self.start_error
+
+    def _look(self, job: Job) -> Chain:
+        self._note('look', job)
+        return self.world
+
+    def _cancel(self, job: Job) -> None:
+        self._note('cancel', job)
+        if self.cancels:
+            self.world = Chain.BEFORE
+
+    def _admit_create(
+        self, volume_id: str, create_info: dict[str, Any], now: float
+    ) -> Job:
+        return jobs.create(
+            snapshot_id=create_info['snapshot_id'],
+            volume_id=volume_id,
+            after=(f'/share/{create_info["new_file"]}', '/share/v'),
+            before=('/share/v',),
+            accepted_at=now,
+            deadline=now + self.deadline,
+        )
+
+    def _admit_delete(
+        self,
+        volume_id: str,
+        snapshot_id: str,
+        delete_info: dict[str, Any],
+        now: float,
+    ) -> Job:
+        return jobs.delete(
+            volume_id=volume_id,
+            snapshot_id=snapshot_id,
+            accepted_at=now,
+            deadline=now + self.deadline,
+        )
+
+
+@contextlib.contextmanager
+def _running(
+    path: pathlib.Path,
+    reply_wait: float = 5.0,
+    before: tuple[Job, ...] = (),
+    prepare: Callable[[Engine], None] = lambda engine: None,
+) -> Iterator[Engine]:
+    engine = Engine(path, reply_wait)
+    for job in before:
+        engine.journal.add(job)
+    prepare(engine)
+    engine.manager.start()
+    try:
+        yield engine
+    finally:
+        engine.manager.stop()
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    """The pauses of the engine, a hundred times shorter."""
+    with contextlib.ExitStack() as changes:
+        for module, name, value in (
+            (agent_manager, '_SETTLE_SECONDS', 0.4),
+            (agent_manager, '_JOB_LOOK_SECONDS', 0.02),
+            (agent_manager, '_LOOK_SECONDS', (0.01, 0.02)),
+            (agent_manager, '_REPORT_SECONDS', (0.01, 0.02)),
+            (agent_manager, '_CONFIRM_SECONDS', (0.01, 0.02)),
+            (agent_manager, '_CONFIRM_GRACE', 0.2),
+            (agent_sweeper, '_RETRY_SECONDS', 0.05),
+        ):
+            assert hasattr(module, name)
+            changes.enter_context(mock.patch.object(module, name, value))
+        yield
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / 'journal.sqlite'
+
+
+@pytest.fixture
+def engine(path: pathlib.Path) -> Iterator[Engine]:
+    with _running(path) as running:
+        yield running
+
+
+def _refused(
+    kind: type[exception.NovaExtException],
+    words: str,
+    call: Callable[..., None],
+    **arguments: Any,
+) -> None:
+    with pytest.raises(kind, match=words):
+        call(**arguments)
+
+
+# The order of things.
+
+
+def test_each_step_is_on_disk_before_it_is_done(engine: Engine) -> None:
+    engine.create(request_id='req-1')
+    engine.wait_for_state(State.DONE)
+    assert engine.seen == [
+        ('fence', 'PENDING'),
+        ('start', 'RUNNING'),
+        ('look', 'VERIFYING'),
+        ('done', 'REPORTING'),
+        ('confirm', 'CONFIRMING'),
+    ]
+    assert engine.latest().request_id == 'req-1'
+    engine.wait_for(lambda: engine.manager.status()['running'] == 0)
+
+
+def test_the_answer_comes_after_the_report(engine: Engine) -> None:
+    engine.reports.confirm.side_effect = engine._noting(
+        'confirm', Verdict.RETRY
+    )
+    engine.deliveries = [Verdict.RETRY, Verdict.RETRY]
+    engine.create()
+    assert engine.done().count('done') == 3
+    assert engine.states() == ['CONFIRMING']
+
+
+def test_a_delete_is_answered_when_it_was_started(engine: Engine) -> None:
+    engine.hypervisor.look.side_effect = engine._noting('look', Chain.RUNNING)
+    engine.delete()
+    assert engine.done()[:2] == ['fence', 'start']
+    assert 'done' not in engine.done()
+    engine.wait_for(lambda: engine.done().count('look') > 2)
+    assert engine.states() == ['RUNNING']
+    engine.hypervisor.look.side_effect = engine._look
+    engine.wait_for_state(State.DONE)
+
+
+# What is refused.
+
+
+def test_a_refusal_of_admission_leaves_nothing_behind(engine: Engine) -> None:
+    error = exception.VolumeNotAttached(volume_id='volume')
+    engine.admission.create.side_effect = error
+    engine.admission.delete.side_effect = error
+    for call in (engine.create, engine.delete):
+        _refused(exception.VolumeNotAttached, 'volume', call)
+    assert (engine.states(), engine.seen) == ([], [])
+
+
+@pytest.mark.parametrize(
+    'error',
+    [OUTAGE, exception.SnapshotNotAwaited(snapshot_id='s', answer='400')],
+)
+def test_a_fence_that_fails_starts_nothing(
+    engine: Engine, error: exception.NovaExtException
+) -> None:
+    engine.reports.fence.side_effect = error
+    for call in (engine.create, engine.delete):
+        with pytest.raises(type(error)) as raised:
+            call()
+        assert raised.value is error
+    assert engine.done() == []
+    engine.wait_for_state(State.FAILED, State.FAILED)
+    assert engine.latest().reason == str(error)
+
+
+def test_a_request_that_came_too_late_starts_nothing(engine: Engine) -> None:
+    _refused(
+        exception.RequestExpired,
+        'clocks',
+        engine.create,
+        not_after=time.time() - 0.001,
+    )
+    assert (engine.states(), engine.seen) == ([], [])
+
+
+def test_one_job_at_a_time_touches_a_volume(engine: Engine) -> None:
+    begun, go_on = engine.hold_the_fence()
+    first = threading.Thread(target=engine.create)
+    first.start()
+    assert begun.wait(TIMEOUT)
+    words = 'the create of snapshot snapshot is PENDING'
+    info = {**INFO, 'snapshot_id': 'second'}
+    _refused(exception.BlockJobExists, words, engine.create, create_info=info)
+    _refused(exception.BlockJobExists, words, engine.delete)
+    # Another volume has nothing to do with it.
+    other = threading.Thread(
+        target=engine.create,
+        kwargs={'volume_id': 'other', 'create_info': info},
+    )
+    other.start()
+    engine.wait_for(lambda: engine.done().count('fence') == 2)
+    go_on.set()
+    first.join(TIMEOUT)
+    other.join(TIMEOUT)
+    assert engine.done().count('start') == 2
+
+
+def test_admissions_of_one_volume_wait_for_each_other(engine: Engine) -> None:
+    inside, overlaps, lock = [0], [0], threading.Lock()
+    admit = engine.admission.create.side_effect
+
+    def slow(*arguments: Any) -> Job:
+        with lock:
+            inside[0] += 1
+            overlaps[0] += inside[0] > 1
+        time.sleep(0.02)
+        with lock:
+            inside[0] -= 1
+        return admit(*arguments)
+
+    engine.admission.create.side_effect = slow
+
+    def post(number: int) -> None:
+        with contextlib.suppress(exception.BlockJobExists):
+            engine.create(create_info={**INFO, 'snapshot_id': f's{number}'})
+
+    callers = [threading.Thread(target=post, args=(n,)) for n in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(TIMEOUT)
+    assert overlaps == [0]
+    # No lock is kept for a volume that nobody asks for.
+    assert engine.manager._volumes == {}
+
+
+# Repeats.
+
+
+def test_a_repeat_is_the_same_answer_and_no_second_switch(
+    engine: Engine,
+) -> None:
+    engine.create()
+    engine.create()
+    engine.wait_for_state(State.DONE)
+    engine.create()
+    assert engine.done().count('start') == 1
+    assert engine.admission.create.call_count == 1
+
+
+def test_repeats_at_once_are_one_job(engine: Engine) -> None:
+    begun, go_on = engine.hold_the_fence()
+    answers: list[str] = []
+
+    def post() -> None:
+        engine.create()
+        answers.append('yes')
+
+    callers = [threading.Thread(target=post) for _ in range(5)]
+    for caller in callers:
+        caller.start()
+    assert begun.wait(TIMEOUT)
+    go_on.set()
+    for caller in callers:
+        caller.join(TIMEOUT)
+    assert answers == ['yes'] * 5
+    assert engine.done().count('start') == 1
+
+
+def test_a_repeat_that_wants_something_else_is_refused(engine: Engine) -> None:
+    engine.create()
+    with pytest.raises(exception.SnapshotExists, match='another new_file'):
+        engine.create('other')
+    with pytest.raises(exception.SnapshotExists, match='another new_file'):
+        engine.create('s')
+    with pytest.raises(exception.SnapshotExists, match='another volume_id'):
+        engine.create(volume_id='other')
+    assert engine.done().count('start') == 1
+
+
+def test_after_a_failure_it_is_a_new_attempt(engine: Engine) -> None:
+    fence = engine.reports.fence.side_effect
+    engine.reports.fence.side_effect = OUTAGE
+    with pytest.raises(exception.CinderUnavailable):
+        engine.create()
+    engine.reports.fence.side_effect = fence
+    # The failed one is no obstacle, nor is its file's name.
+    engine.create('other')
+    engine.wait_for_state(State.FAILED, State.DONE)
+
+
+def test_a_repeat_of_what_fails_at_that_moment_is_told_so(
+    engine: Engine,
+) -> None:
+    engine.reports.fence.side_effect = OUTAGE
+    with pytest.raises(exception.CinderUnavailable):
+        engine.create()
+    engine.wait_for(lambda: engine.manager.status()['running'] == 0)
+    stale, truth = engine.latest().to(State.PENDING), engine.latest()
+    # It was read a moment before it failed.
+    with mock.patch.object(
+        engine.journal, 'latest', autospec=True, side_effect=[stale, truth]
+    ):
+        with pytest.raises(exception.SnapshotFailed, match='down'):
+            engine.create()
+
+
+# What libvirt says is not what is believed.
+
+
+def test_a_switch_that_failed_is_an_error(engine: Engine) -> None:
+    engine.start_error = fakes.refusal('Permission denied')
+    with pytest.raises(exception.SnapshotFailed, match='Permission denied'):
+        engine.create()
+    engine.wait_for_state(State.FAILED)
+    assert engine.done() == ['fence', 'start', 'look', 'error']
+
+
+def test_a_refusal_that_says_whose_fault_it_is_is_handed_on(
+    engine: Engine,
+) -> None:
+    engine.start_error = exception.GuestAgentRequired(
+        instance_id='instance', reason='its agent hangs'
+    )
+    with pytest.raises(exception.GuestAgentRequired):
+        engine.create()
+    engine.wait_for_state(State.FAILED)
+    assert engine.done() == ['fence', 'start', 'look', 'error']
+
+
+@pytest.mark.parametrize('error', [fakes.refusal(), fakes.unreachable()])
+def test_a_switch_that_was_made_is_a_success_whatever_libvirt_said(
+    engine: Engine, error: Exception
+) -> None:
+    engine.start_error, engine.starts_before_it_fails = error, True
+    engine.create()
+    assert engine.done()[:4] == ['fence', 'start', 'look', 'done']
+    engine.wait_for_state(State.DONE)
+
+
+def test_what_may_still_wait_in_libvirt_is_waited_for(engine: Engine) -> None:
+    engine.start_error = fakes.unreachable()
+    begun = time.monotonic()
+    with pytest.raises(exception.SnapshotFailed, match='cannot be reached'):
+        engine.create()
+    # _SETTLE_SECONDS
+    assert time.monotonic() - begun >= 0.4
+    assert engine.done().count('look') > 2
+
+
+def test_what_is_done_while_it_is_waited_for_is_a_success(
+    engine: Engine,
+) -> None:
+    engine.start_error = fakes.unreachable()
+    looks = [Chain.BEFORE, Chain.UNKNOWN, Chain.OTHER, Chain.AFTER]
+    engine.hypervisor.look.side_effect = looks
+    engine.create()
+    assert 'done' in engine.done()
+
+
+def test_what_cannot_be_known_is_reported_as_nothing(
+    path: pathlib.Path,
+) -> None:
+    with _running(path, reply_wait=0.1) as engine:
+        engine.deadline = 0.2
+        engine.hypervisor.look.side_effect = engine._noting(
+            'look', Chain.UNKNOWN
+        )
+        # It was started: an error would be a lie.
+        engine.create()
+        time.sleep(0.3)
+        assert engine.states() == ['VERIFYING']
+        assert not {'done', 'error'} & set(engine.done())
+        engine.hypervisor.look.side_effect = engine._look
+        engine.wait_for_state(State.DONE)
+
+
+def test_a_chain_that_is_neither_is_an_operators_at_the_deadline(
+    path: pathlib.Path,
+) -> None:
+    with _running(path, reply_wait=0.1) as engine:
+        engine.deadline = 0.3
+        engine.hypervisor.look.side_effect = engine._noting(
+            'look', Chain.OTHER
+        )
+        engine.create()
+        engine.wait_for_state(State.ORPHANED)
+        assert not {'done', 'error'} & set(engine.done())
+        assert 'do not agree' in engine.latest().reason
+        assert engine.manager.status()['orphaned'] == 1
+
+
+def test_a_merge_over_its_time_is_cancelled_and_looked_at(
+    path: pathlib.Path,
+) -> None:
+    with _running(path, reply_wait=0.1) as engine:
+        engine.deadline = 0.1
+        engine.hypervisor.start.side_effect = engine._noting('start', None)
+        engine.world = Chain.RUNNING
+        engine.delete()
+        engine.wait_for_state(State.FAILED)
+        assert engine.done()[-3:] == ['cancel', 'look', 'error']
+        assert 'deadline' in engine.latest(Operation.DELETE).reason
+
+
+def test_a_merge_that_wins_the_race_with_its_cancellation_is_done(
+    path: pathlib.Path,
+) -> None:
+    with _running(path, reply_wait=0.1) as engine:
+        engine.deadline = 0.1
+        engine.hypervisor.start.side_effect = engine._noting('start', None)
+
+        def too_late(job: Job) -> None:
+            engine._note('cancel', job)
+            engine.world = Chain.AFTER
+
+        engine.hypervisor.cancel.side_effect = too_late
+        engine.world = Chain.RUNNING
+        engine.delete()
+        engine.wait_for_state(State.DONE)
+
+
+def test_a_strangers_block_job_is_not_cancelled(path: pathlib.Path) -> None:
+    # A create has none: this one is an operator's.
+    with _running(path, reply_wait=0.1) as engine:
+        engine.deadline = 0.1
+        engine.hypervisor.look.side_effect = engine._noting(
+            'look', Chain.RUNNING
+        )
+        engine.create()
+        time.sleep(0.3)
+        assert 'cancel' not in engine.done()
+        engine.hypervisor.look.side_effect = engine._look
+        engine.wait_for_state(State.DONE)
+
+
+def test_a_merge_that_libvirt_refuses_is_an_error(engine: Engine) -> None:
+    engine.start_error = fakes.refusal('could not find image', code=8)
+    with pytest.raises(exception.SnapshotFailed, match='could not find'):
+        engine.delete()
+    engine.wait_for_state(State.FAILED)
+
+
+# Who waits, and for how long.
+
+
+def test_a_request_nobody_waits_for_is_never_started(
+    path: pathlib.Path,
+) -> None:
+    with _running(path, reply_wait=0.1) as engine:
+        begun, go_on = engine.hold_the_fence()
+        with pytest.raises(exception.RequestExpired):
+            engine.create()
+        assert begun.is_set()
+        go_on.set()
+        engine.wait_for_state(State.FAILED)
+        assert engine.done() == ['fence', 'error']
+        assert engine.latest().reason == 'it came too late'
+
+
+def test_a_second_caller_does_not_revive_it(path: pathlib.Path) -> None:
+    with _running(path, reply_wait=0.2) as engine:
+        begun, go_on = engine.hold_the_fence()
+        errors: list[Exception] = []
+
+        def post() -> None:
+            try:
+                engine.create()
+            except exception.NovaExtException as error:
+                errors.append(error)
+
+        first = threading.Thread(target=post)
+        first.start()
+        assert begun.wait(TIMEOUT)
+        time.sleep(0.1)
+        second = threading.Thread(target=post)
+        second.start()
+        first.join(TIMEOUT)
+        # The first has given up, the second still waits.
+        go_on.set()
+        second.join(TIMEOUT)
+        assert len(errors) == 2
+        engine.wait_for_state(State.FAILED)
+        assert 'start' not in engine.done()
+
+
+def test_a_report_that_takes_long_is_not_waited_for(
+    path: pathlib.Path,
+) -> None:
+    with _running(path, reply_wait=0.1) as engine:
+        engine.reports.deliver.side_effect = engine._noting(
+            'done', Verdict.RETRY
+        )
+        begun = time.monotonic()
+        engine.create()
+        assert time.monotonic() - begun < TIMEOUT
+        assert engine.states() == ['REPORTING']
+        engine.reports.deliver.side_effect = engine._deliver
+        engine.wait_for_state(State.DONE)
+
+
+def test_one_bad_job_does_not_stop_the_others(engine: Engine) -> None:
+    fence = engine.reports.fence.side_effect
+
+    def bad(job: Job) -> None:
+        if job.snapshot_id == 'bad':
+            raise ZeroDivisionError
+        fence(job)
+
+    engine.reports.fence.side_effect = bad
+    caller = threading.Thread(
+        target=engine.create,
+        kwargs={
+            'volume_id': 'other',
+            'create_info': {**INFO, 'snapshot_id': 'bad'},
+        },
+    )
+    caller.start()
+    engine.wait_for(lambda: engine.states() == ['PENDING'])
+    engine.create()
+    engine.wait_for_state(State.PENDING, State.DONE)
+    # And it goes on by itself when what was bad is mended.
+    engine.reports.fence.side_effect = fence
+    caller.join(TIMEOUT)
+    engine.wait_for_state(State.DONE, State.DONE)
+
+
+# What Cinder says in the end.
+
+
+@pytest.mark.parametrize(
+    ('call', 'state'),
+    [('create', State.ORPHANED), ('delete', State.UNCLAIMED)],
+)
+def test_a_success_that_cinder_gave_up_is_an_operators(
+    engine: Engine, call: str, state: State
+) -> None:
+    engine.deliveries = [Verdict.GAVE_UP]
+    # It was done: an error would be a lie.
+    getattr(engine, call)()
+    engine.wait_for_state(state)
+
+
+def test_silence_of_cinder_ends_after_the_grace(path: pathlib.Path) -> None:
+    with _running(path) as engine:
+        engine.deadline = 0.1
+        engine.reports.confirm.side_effect = engine._noting(
+            'confirm', Verdict.RETRY
+        )
+        engine.create()
+        engine.wait_for_state(State.ORPHANED)
+        # _CONFIRM_GRACE, and the pauses grow.
+        assert 2 < engine.done().count('confirm') < 100
+
+
+# Recovery.
+
+
+def _left(state: State, **changes: Any) -> Job:
+    return jobs.create(
+        **{'state': state, 'deadline': time.time() + 600, **changes}
+    )
+
+
+def test_what_was_not_started_is_an_error(path: pathlib.Path) -> None:
+    with _running(path, before=(_left(State.PENDING),)) as engine:
+        engine.wait_for_state(State.FAILED)
+        assert engine.seen == [('error', 'REPORTING')]
+        assert 'before anything was started' in engine.latest().reason
+
+
+@pytest.mark.parametrize('state', [State.RUNNING, State.VERIFYING])
+def test_what_was_switched_is_reported(
+    path: pathlib.Path, state: State
+) -> None:
+    def switched(engine: Engine) -> None:
+        engine.world = Chain.AFTER
+
+    with _running(path, before=(_left(state),), prepare=switched) as engine:
+        engine.wait_for_state(State.DONE)
+        assert engine.done() == ['look', 'done', 'confirm']
+
+
+@pytest.mark.parametrize('state', [State.RUNNING, State.VERIFYING])
+def test_what_was_asked_may_still_be_done(
+    path: pathlib.Path, state: State
+) -> None:
+    begun = time.monotonic()
+    with _running(path, before=(_left(state),)) as engine:
+        engine.wait_for_state(State.FAILED)
+        # _SETTLE_SECONDS
+        assert time.monotonic() - begun >= 0.4
+        assert 'start' not in engine.done()
+    with _running(path, before=(_left(state),)) as engine:
+        engine.wait_for(lambda: engine.done().count('look') > 1)
+        engine.world = Chain.AFTER
+        engine.wait_for_state(State.FAILED, State.DONE)
+
+
+@pytest.mark.parametrize(
+    ('succeeded', 'word', 'end'),
+    [(True, 'done', State.DONE), (False, 'error', State.FAILED)],
+)
+def test_what_was_not_told_is_told(
+    path: pathlib.Path, succeeded: bool, word: str, end: State
+) -> None:
+    left = _left(State.REPORTING, succeeded=succeeded)
+    with _running(path, before=(left,)) as engine:
+        engine.wait_for_state(end)
+        assert engine.done()[0] == word
+        assert not {'start', 'look'} & set(engine.done())
+
+
+def test_what_was_told_is_asked_about(path: pathlib.Path) -> None:
+    left = _left(State.CONFIRMING, succeeded=True)
+    with _running(path, before=(left,)) as engine:
+        engine.wait_for_state(State.DONE)
+        assert engine.seen == [('confirm', 'CONFIRMING')]
+
+
+@pytest.mark.parametrize(
+    'state', [State.DONE, State.FAILED, State.ORPHANED, State.UNCLAIMED]
+)
+def test_what_is_over_is_left_alone(path: pathlib.Path, state: State) -> None:
+    with _running(path, before=(_left(state),)) as engine:
+        time.sleep(0.05)
+        assert engine.seen == []
+        assert engine.states() == [state.value]
+
+
+def test_a_merge_goes_on_after_a_restart(path: pathlib.Path) -> None:
+    left = jobs.delete(
+        state=State.RUNNING, kind=Kind.PULL, deadline=time.time() + 600
+    )
+
+    def merging(engine: Engine) -> None:
+        engine.world = Chain.RUNNING
+
+    with _running(path, before=(left,), prepare=merging) as engine:
+        engine.wait_for(lambda: engine.done().count('look') > 2)
+        engine.world = Chain.AFTER
+        engine.wait_for_state(State.DONE)
+        assert 'start' not in engine.done()
+
+
+def test_after_a_restart_a_repeat_joins(path: pathlib.Path) -> None:
+    with _running(path, before=(_left(State.VERIFYING),)) as engine:
+        engine.wait_for(lambda: 'look' in engine.done())
+        caller = threading.Thread(target=engine.create)
+        caller.start()
+        engine.world = Chain.AFTER
+        caller.join(TIMEOUT)
+        assert 'start' not in engine.done()
+        assert not engine.admission.create.called
+
+
+def test_many_are_recovered_at_once(path: pathlib.Path) -> None:
+    left = tuple(
+        _left(State.REPORTING, succeeded=True, snapshot_id=f's{n}')
+        for n in range(50)
+    )
+    with _running(path, before=left) as engine:
+        engine.wait_for_state(*[State.DONE] * 50)
+        assert engine.done().count('done') == 50
+
+
+def test_without_libvirt_it_does_not_start(path: pathlib.Path) -> None:
+    engine = Engine(path)
+    engine.hypervisor.check.side_effect = fakes.unreachable()
+    with pytest.raises(exception.HypervisorUnavailable):
+        engine.manager.start()
+
+
+# Start, stop, health.
+
+
+def test_who_is_about_to_stop_takes_nothing_on(path: pathlib.Path) -> None:
+    with _running(path) as engine:
+        pass
+    with pytest.raises(exception.AgentBusy, match='about to stop'):
+        engine.create()
+    assert engine.states() == []
+
+
+def test_what_is_unfinished_at_a_stop_is_in_the_journal(
+    path: pathlib.Path,
+) -> None:
+    with _running(path, reply_wait=0.05) as engine:
+        engine.reports.deliver.side_effect = engine._noting(
+            'done', Verdict.RETRY
+        )
+        engine.create()
+    assert engine.states() == ['REPORTING']
+    with _running(path) as engine:
+        engine.wait_for_state(State.DONE)
+
+
+def test_health_names_what_is_wrong(engine: Engine) -> None:
+    assert engine.manager.status() == {
+        'summary': '0 jobs under way, 0 orphaned',
+        'running': 0,
+        'orphaned': 0,
+    }
+    engine.reports.trouble = 'Cinder cannot be told: 503'
+    with pytest.raises(exception.AgentBusy, match='Cinder cannot be told'):
+        engine.manager.status()
+    engine.hypervisor.check.side_effect = fakes.unreachable()
+    with pytest.raises(exception.HypervisorUnavailable):
+        engine.manager.status()
+
+
+def test_an_event_of_a_guest_is_a_look_at_once(engine: Engine) -> None:
+    with mock.patch.object(agent_manager, '_JOB_LOOK_SECONDS', 60.0):
+        engine.hypervisor.start.side_effect = engine._noting('start', None)
+        engine.world = Chain.RUNNING
+        engine.delete()
+        engine.wait_for(lambda: engine.done().count('look') == 2)
+        time.sleep(0.05)
+        engine.world = Chain.AFTER
+        engine.manager.wake('other')
+        time.sleep(0.05)
+        assert engine.done().count('look') == 2
+        engine.manager.wake('instance')
+        engine.wait_for_state(State.DONE)
