@@ -673,6 +673,24 @@ def test_a_success_that_cinder_gave_up_is_an_operators(
     engine.wait_for_state(state)
 
 
+def test_a_snapshot_that_cinder_has_deleted_was_claimed(
+    engine: Engine,
+) -> None:
+    # It is gone before anybody looked whether it was available.
+    with mock.patch.object(agent_manager, '_CONFIRM_SECONDS', (0.5,)):
+        engine.reports.confirm.side_effect = engine._noting(
+            'confirm', Verdict.RETRY
+        )
+        engine.create()
+        engine.wait_for(lambda: 'confirm' in engine.done())
+        engine.reports.confirm.side_effect = engine._noting(
+            'confirm', Verdict.GAVE_UP
+        )
+        engine.delete()
+        engine.wait_for(lambda: engine.states()[0] != 'CONFIRMING')
+        assert engine.latest().state is State.DONE
+
+
 def test_silence_of_cinder_ends_after_the_grace(path: pathlib.Path) -> None:
     with _running(path) as engine:
         engine.deadline = 0.1
