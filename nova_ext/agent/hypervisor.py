@@ -47,7 +47,23 @@ class Hypervisor:
 
     def look(self, job: Job) -> agent_job.Chain:
         """What the chain of a job is now."""
-        return verify.look(job, self._host, self._files)
+        chain = verify.look(job, self._host, self._files)
+        if chain is agent_job.Chain.AFTER and job.kind is Kind.PULL:
+            return self._flushed(job)
+        return chain
+
+    def _flushed(self, job: Job) -> agent_job.Chain:
+        """AFTER once what was pulled is on disk, whatever becomes of QEMU."""
+        try:
+            found = self._host.guest(job.instance_id)
+            if found is None or not found.has_process():
+                # NOTE: had it been killed, the header would look the same.
+                return agent_job.Chain.OTHER
+            found.flush(job.target)
+        except exception.NovaExtException as error:
+            LOG.warning('Cannot flush %s: %s', agent_job.describe(job), error)
+            return agent_job.Chain.UNKNOWN
+        return agent_job.Chain.AFTER
 
     def start(self, job: Job) -> None:
         """Ask libvirt for what a job wants.

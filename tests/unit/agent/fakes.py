@@ -90,6 +90,9 @@ class Guest:
     def commit(self, target: str, base: str, top: str) -> None:
         self._called('commit', target, base, top)
 
+    def flush(self, target: str) -> None:
+        self._called('flush', target)
+
     def cancel(self, target: str) -> None:
         self._called('cancel', target)
 

@@ -113,3 +113,35 @@ def test_a_check_needs_libvirt(
     host.error = fakes.unreachable()
     with pytest.raises(exception.HypervisorUnavailable):
         hypervisor.check()
+
+
+@pytest.mark.parametrize('chain', Chain)
+def test_what_was_pulled_is_on_disk_before_it_counts(
+    hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host, chain: Chain
+) -> None:
+    job = jobs.delete(**HERE, kind=Kind.PULL)
+    with mock.patch.object(verify, 'look', autospec=True) as look:
+        look.return_value = chain
+        assert hypervisor.look(job) is chain
+        flushed = [('flush', 'vdb')] if chain is Chain.AFTER else []
+        assert guest.calls == flushed
+        # The other kinds leave nothing in QEMU's memory.
+        for other in (jobs.create(**HERE), jobs.delete(**HERE)):
+            assert hypervisor.look(other) is chain
+        assert guest.calls == flushed
+
+
+def test_a_pull_that_cannot_be_flushed_is_not_done(
+    hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host
+) -> None:
+    job = jobs.delete(**HERE, kind=Kind.PULL)
+    with mock.patch.object(verify, 'look', autospec=True) as look:
+        look.return_value = Chain.AFTER
+        guest.errors['flush'] = fakes.refusal('domain is not running')
+        assert hypervisor.look(job) is Chain.UNKNOWN
+        guest.process = False
+        assert hypervisor.look(job) is Chain.OTHER
+        host.guests.clear()
+        assert hypervisor.look(job) is Chain.OTHER
+        host.error = fakes.unreachable()
+        assert hypervisor.look(job) is Chain.UNKNOWN
