@@ -18,6 +18,7 @@ from oslo_config import cfg
 GROUP = cfg.OptGroup('nova_ext_cinder', 'The reports to Cinder')
 
 _TIMEOUT_SECONDS = 10
+_PROGRESS = 'os-extended-snapshot-attributes:progress'
 # What is taken out of a path on the way, even when it is quoted.
 _NO_IDS = ('', '.', '..')
 
@@ -41,6 +42,14 @@ class Answer:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What Cinder shows of a snapshot; `progress` None if it hides it."""
+
+    status: str
+    progress: str | None
+
+
 class Snapshots(Protocol):
     """Who is told of the states of snapshots, and can be asked."""
 
@@ -48,7 +57,7 @@ class Snapshots(Protocol):
         self, snapshot_id: str, status: str, progress: str | None
     ) -> Answer: ...
 
-    def status(self, snapshot_id: str) -> str | None: ...
+    def show(self, snapshot_id: str) -> Row | None: ...
 
 
 def _opts() -> list[cfg.Opt]:
@@ -114,8 +123,8 @@ class Cinder:
         )
         return Answer(response.status_code, _message(response))
 
-    def status(self, snapshot_id: str) -> str | None:
-        """The status of a snapshot; None if Cinder knows of none.
+    def show(self, snapshot_id: str) -> Row | None:
+        """What Cinder shows of a snapshot; None if it knows of none.
 
         :raises: :class:`NoAnswer`, also for an answer that is no status
         """
@@ -125,8 +134,9 @@ class Cinder:
         if response.status_code == 404:
             return None
         try:
-            return response.json()['snapshot']['status']
-        except (ValueError, KeyError, TypeError):
+            shown = response.json()['snapshot']
+            return Row(shown['status'], shown.get(_PROGRESS))
+        except (ValueError, KeyError, TypeError, AttributeError):
             answer = Answer(response.status_code, _message(response))
             raise NoAnswer(f'it answered {answer}') from None
 

@@ -126,6 +126,13 @@ agent_opts = [
         min=1.0,
         help='Seconds after which a frozen guest is thawed come what may.',
     ),
+    cfg.IntOpt(
+        'bandwidth',
+        default=0,
+        min=0,
+        help='MiB per second that one merge may read and write; 0 for no '
+        'limit. "nova-ext-manage job limit" changes it while a job runs.',
+    ),
     cfg.FloatOpt(
         'file_timeout',
         default=5.0,

@@ -109,6 +109,16 @@ class SnapshotNotInChain(Invalid):
     )
 
 
+class SnapshotMerged(Invalid):
+    msg_fmt = (
+        'Snapshot %(snapshot_id)s was merged away already (%(known)s); this '
+        'request (%(asked)s) would lose another snapshot of volume '
+        '%(volume_id)s. Cinder did not take note of the first: finish that in '
+        "the volume's .info file (nova-ext-manage job show tells how), and "
+        'delete the snapshot again.'
+    )
+
+
 class SnapshotNotAwaited(Invalid):
     msg_fmt = (
         'Cinder does not await this for snapshot %(snapshot_id)s, so nothing '
@@ -173,4 +183,12 @@ class SnapshotFailed(Failed):
     msg_fmt = (
         'Snapshot %(snapshot_id)s was not made; the instance still uses the '
         'file it used before. Cause: %(reason)s'
+    )
+
+
+class MergeFailed(Failed):
+    msg_fmt = (
+        'Snapshot %(snapshot_id)s was not merged away, and no file may be '
+        'removed. It can be half merged: do not use it, delete it again. '
+        'Cause: %(reason)s'
     )

@@ -7,16 +7,20 @@ shall be. Nothing is started, journalled or reported here.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nova_ext import exception
-from nova_ext.agent import overlay, quiesce
-from nova_ext.agent.job import Job, Kind, Operation
+from nova_ext.agent import merge, overlay, quiesce
+from nova_ext.agent.job import Job, Kind, Operation, State
 from nova_ext.virt import chain, image
 
 if TYPE_CHECKING:
     from nova_ext.virt import host
+
+T = TypeVar('T')
 
 
 class Admission:
@@ -64,12 +68,7 @@ class Admission:
         elif new_path == active.path:
             reason = 'it already is the active layer'
         else:
-            try:
-                seen, reason = self._files.look(
-                    new_path, overlay.look, disk, new_path
-                )
-            except (image.NotAnImage, OSError) as error:
-                raise self._unusable(volume_id, active.path, error) from None
+            seen, reason = self._look(volume_id, disk, overlay.look, new_path)
             self._check_view(volume_id, active, seen, stored)
         if reason:
             raise exception.InvalidOverlay(
@@ -94,49 +93,96 @@ class Admission:
         self,
         volume_id: str,
         snapshot_id: str,
-        delete_info: dict[str, Any],
+        request: merge.Request,
         now: float,
     ) -> Job:
         """The job of a DELETE.
 
         :raises: :class:`nova_ext.exception.NovaExtException`
         """
-        attachment = self._find(volume_id)
-        stored = self._check_state(
-            volume_id, attachment, 'volume_snapshot_delete'
+        attachment, stored = self._find_for_delete(volume_id)
+        seen, notes = self._look(
+            volume_id, attachment.disk, merge.look, volume_id
         )
-        if stored:
-            raise exception.InstanceInvalidState(
+        self._check_view(volume_id, attachment.disk.layers[0], seen, stored)
+        if stored and any(locks.opened for locks in seen.open.values()):
+            raise exception.BlockJobExists(
+                volume_id=volume_id,
                 instance_id=attachment.guest.uuid,
-                state='is shut off',
-                method='volume_snapshot_delete',
+                reason='it is off, and another process has its files open',
             )
-        active = attachment.disk.layers[0]
-        try:
-            seen = self._files.look(
-                active.path, chain.observe, attachment.disk
-            )
-        except (image.NotAnImage, OSError) as error:
-            raise self._unusable(volume_id, active.path, error) from None
-        self._check_view(volume_id, active, seen, stored)
-        # NOTE: libvirt is asked by its own names, where a file has two.
-        after = _merged(volume_id, seen.domain, delete_info)
+        # NOTE: libvirt is asked by its own names, where a file has two; of a
+        # guest that is off it may know the first file only.
+        before = seen.headers if stored else seen.domain
+        merge.check_notes(volume_id, before, notes)
         return Job(
             snapshot_id=snapshot_id,
             volume_id=volume_id,
             operation=Operation.DELETE,
-            kind=(
-                Kind.PULL
-                if delete_info.get('merge_target_file') is None
-                else Kind.COMMIT
-            ),
+            kind=request.kind,
+            base=request.base,
+            top=request.top,
             instance_id=attachment.guest.uuid,
             target=attachment.disk.target,
-            before=seen.domain,
-            after=after,
+            before=before,
+            after=merge.wanted(volume_id, before, request),
             accepted_at=now,
             deadline=now + self._delete_limit,
+            stored=stored,
+            process='' if stored else attachment.guest.process(),
         )
+
+    def repeat(self, known: Job, now: float) -> Job | None:
+        """The job of a DELETE for what was merged before.
+
+        Nothing is started; Cinder is told once more, after another look.
+        None if what had been merged away is in the chain again.
+
+        :raises: :class:`nova_ext.exception.NovaExtException`
+        """
+        attachment, stored = self._find_for_delete(known.volume_id)
+        seen = self._look(known.volume_id, attachment.disk, chain.observe)
+        self._check_view(
+            known.volume_id, attachment.disk.layers[0], seen, stored
+        )
+        if {*known.doomed} & {*seen.headers, *seen.domain}:
+            return None
+        return dataclasses.replace(
+            known,
+            instance_id=attachment.guest.uuid,
+            target=attachment.disk.target,
+            after=seen.headers if stored else seen.domain,
+            accepted_at=now,
+            deadline=now + self._delete_limit,
+            stored=stored,
+            merged=True,
+            flushed=True,
+            released=True,
+            cancelled=False,
+            state=State.PENDING,
+            succeeded=None,
+            reason='',
+        )
+
+    def _find_for_delete(self, volume_id: str) -> tuple[host.Attachment, bool]:
+        attachment = self._find(volume_id)
+        return attachment, self._check_state(
+            volume_id, attachment, 'volume_snapshot_delete'
+        )
+
+    def _look(
+        self,
+        volume_id: str,
+        disk: chain.Disk,
+        function: Callable[..., T],
+        *args: Any,
+    ) -> T:
+        """A bounded look at the files of a disk."""
+        path = disk.layers[0].path
+        try:
+            return self._files.look(path, function, disk, *args)
+        except (image.NotAnImage, OSError) as error:
+            raise self._unusable(volume_id, path, error) from None
 
     def _find(self, volume_id: str) -> host.Attachment:
         attachments = self._host.attachments(volume_id)
@@ -212,8 +258,10 @@ class Admission:
             raise exception.JobStateUnknown(
                 volume_id=volume_id,
                 reason='libvirt names the backing chain '
-                f'{_names(seen.domain)}, and the headers of the files name '
-                f'{_names(seen.headers)}. Make them agree first',
+                f'{merge.show(seen.domain)}, and the headers of the files '
+                f'name {merge.show(seen.headers)}. Make them agree first: '
+                'what is wrong in a definition is mended by "virsh edit" '
+                "without the disk's <backingStore>",
             )
 
     def _unusable(
@@ -226,59 +274,3 @@ class Admission:
             volume_id=volume_id,
             reason=str(reason),
         )
-
-
-def _merged(
-    volume_id: str, paths: tuple[str, ...], delete_info: dict[str, Any]
-) -> tuple[str, ...]:
-    """The chain as a DELETE wants it; exactly one layer disappears.
-
-    :raises: :class:`nova_ext.exception.SnapshotNotInChain`
-    """
-    for key in ('file_to_merge', 'merge_target_file'):
-        # NOTE: null is an order to merge everything, absence is none.
-        if key not in delete_info:
-            raise exception.SnapshotNotInChain(
-                volume_id=volume_id,
-                reason=f'delete_info does not say {key}, not even as null',
-            )
-    names = [os.path.basename(path) for path in paths]
-    file_to_merge = delete_info.get('file_to_merge')
-    target = delete_info.get('merge_target_file')
-
-    def position(name: str) -> int:
-        if names.count(name) != 1:
-            raise exception.SnapshotNotInChain(
-                volume_id=volume_id,
-                reason=f'{name} is not in it once; it is {_names(paths)}',
-            )
-        return names.index(name)
-
-    if target is None:
-        # A pull: what is between the active layer and the base disappears.
-        end = len(paths) if file_to_merge is None else position(file_to_merge)
-        first, last = 1, end
-    else:
-        # A commit: the top disappears, its content goes to the next layer.
-        if file_to_merge is None:
-            raise exception.SnapshotNotInChain(
-                volume_id=volume_id,
-                reason='a merge_target_file needs a file_to_merge',
-            )
-        first, last = position(file_to_merge), position(target)
-        if first == 0:
-            raise exception.SnapshotNotInChain(
-                volume_id=volume_id,
-                reason=f'{file_to_merge} is the active layer',
-            )
-    if last - first != 1:
-        raise exception.SnapshotNotInChain(
-            volume_id=volume_id,
-            reason='exactly one layer must disappear; the chain is '
-            f'{_names(paths)}',
-        )
-    return paths[:first] + paths[last:]
-
-
-def _names(paths: tuple[str, ...]) -> str:
-    return ' <- '.join(os.path.basename(path) for path in reversed(paths))

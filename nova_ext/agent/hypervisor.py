@@ -27,6 +27,7 @@ class Hypervisor:
 
     :param quiesce_mode: see :mod:`nova_ext.agent.quiesce`
     :param freeze_limit: seconds that a guest may stay frozen
+    :param bandwidth: MiB/s that a merge may do; 0 for no limit
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Hypervisor:
         files: image.Files,
         quiesce_mode: str,
         freeze_limit: float,
+        bandwidth: int,
     ) -> None:
         self._host = virt_host
         self._files = files
         self._quiesce_mode = quiesce_mode
         self._freeze_limit = freeze_limit
+        self._bandwidth = bandwidth
 
     def check(self) -> None:
         """:raises: :class:`nova_ext.exception.HypervisorUnavailable`"""
@@ -49,16 +52,19 @@ class Hypervisor:
         """What the chain of a job is now."""
         chain = verify.look(job, self._host, self._files)
         if chain is agent_job.Chain.AFTER and job.kind is Kind.PULL:
-            return self._flushed(job)
+            return chain if job.flushed else self._flushed(job)
         return chain
 
     def _flushed(self, job: Job) -> agent_job.Chain:
         """AFTER once what was pulled is on disk, whatever becomes of QEMU."""
         try:
-            found = self._host.guest(job.instance_id)
+            found = self._host.guest(job.worker_id)
+            # NOTE: had the process been killed, perhaps to be started again,
+            # the header would look the same.
             if found is None or not found.has_process():
-                # NOTE: had it been killed, the header would look the same.
-                return agent_job.Chain.OTHER
+                return agent_job.Chain.UNSAFE
+            if job.process and found.process() != job.process:
+                return agent_job.Chain.UNSAFE
             found.flush(job.target)
         except exception.NovaExtException as error:
             LOG.warning('Cannot flush %s: %s', agent_job.describe(job), error)
@@ -76,13 +82,52 @@ class Hypervisor:
             raise exception.VolumeNotAttached(volume_id=job.volume_id)
         if job.kind is Kind.OVERLAY:
             self._switch(job, found)
-        elif job.kind is Kind.PULL:
+            return
+        if job.stored:
+            name = f'nova-ext-{job.worker_id}'
+            xml = found.stand_in(job.target, name, job.worker_id)
+            found = self._host.start_paused(xml)
+        if job.kind is Kind.PULL:
             base = job.after[1] if len(job.after) > 1 else None
-            found.pull(job.target, base)
+            found.pull(job.target, base, self._bandwidth)
         else:
             (top,) = job.doomed
             base = job.before[job.before.index(top) + 1]
-            found.commit(job.target, base, top)
+            found.commit(job.target, base, top, self._bandwidth)
+
+    def progress(self, job: Job) -> tuple[int, int] | None:
+        """Bytes done and bytes in all of a job's block job, if it has one.
+
+        :raises: :class:`nova_ext.exception.NovaExtException`
+        """
+        found = self._host.guest(job.worker_id)
+        info = found.block_job(job.target) if found else None
+        return (info.cur, info.end) if info else None
+
+    def limit(self, job: Job, bandwidth: int) -> None:
+        """Bound how many MiB/s the block job of a job does; 0 for all.
+
+        :raises: :class:`nova_ext.exception.NovaExtException`
+        """
+        found = self._host.guest(job.worker_id)
+        if found is not None:
+            found.limit(job.target, bandwidth)
+
+    def release(self, job: Job) -> bool:
+        """End the stand-in of a job; whether none is left."""
+        try:
+            found = self._host.guest(job.worker_id)
+            if found is not None:
+                found.end()
+        except exception.NovaExtException as error:
+            LOG.warning(
+                'Cannot end the stand-in %s of %s: %s',
+                job.worker_id,
+                agent_job.describe(job),
+                error,
+            )
+            return False
+        return True
 
     def _switch(self, job: Job, found: guest.Guest) -> None:
         domain = found.describe()
@@ -97,7 +142,7 @@ class Hypervisor:
     def cancel(self, job: Job) -> None:
         """End the block job of a job; a failure to is only logged."""
         try:
-            found = self._host.guest(job.instance_id)
+            found = self._host.guest(job.worker_id)
             if found is not None:
                 found.cancel(job.target)
         except exception.NovaExtException as error:

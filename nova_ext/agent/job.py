@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import uuid
 from typing import Any
 
 
@@ -32,6 +33,8 @@ FINAL = frozenset({State.DONE, State.FAILED, State.ORPHANED, State.UNCLAIMED})
 # NOTE: while a job is in one of these, the chain may change under whoever
 # else would touch the volume.
 TOUCHING = frozenset({State.PENDING, State.RUNNING, State.VERIFYING})
+
+_STAND_INS = uuid.UUID('3f4a3c52-6d0f-5e0b-9a53-1f7c2f0a6f55')
 
 
 class Operation(str, enum.Enum):
@@ -56,6 +59,7 @@ class Chain(enum.Enum):
     AFTER = 'as wanted'
     RUNNING = 'a block job is under way'
     OTHER = 'neither'
+    UNSAFE = 'as wanted, but perhaps not on disk'
     UNKNOWN = 'cannot be known now'
 
 
@@ -65,6 +69,7 @@ class Verdict(enum.Enum):
     DELIVERED = 'it accepted the report'
     CLAIMED = 'it acted on the report'
     GAVE_UP = 'it had given up before'
+    OVERTAKEN = 'an earlier report arrived after this one'
     RETRY = 'it is not known'
 
 
@@ -75,6 +80,7 @@ class Action(enum.Enum):
     START = 'ask libvirt for it'
     LOOK = 'look at the chain'
     CANCEL = 'end the block job'
+    RELEASE = 'end what was started for the job only'
     REPORT = 'tell Cinder'
     CONFIRM = 'ask Cinder'
     NOTHING = 'it is over'
@@ -86,8 +92,17 @@ class Job:
 
     :ivar before: paths of the chain as it was found, active layer first
     :ivar after: paths of the chain as it shall be
-    :ivar stored: whether the guest was off, so that only its stored
-        definition changes
+    :ivar base: for a merge the name of the file that stays below, None for
+        none; with `kind` and `top` this is what was asked for
+    :ivar top: for a commit the name of the file that disappears
+    :ivar stored: whether the guest was off: its stored definition changes,
+        and a merge is done by a stand-in
+    :ivar process: which QEMU process does the work, where that matters
+    :ivar merged: whether the chain was as wanted already, so that nothing is
+        started: Cinder asks again for what it did not take note of
+    :ivar flushed: whether what was pulled is on disk
+    :ivar released: whether the stand-in has ended
+    :ivar cancelled: whether an operator wants it to end
     :ivar accepted_at: wall-clock seconds; the deadline derives from it
     :ivar deadline: wall-clock seconds
     :ivar succeeded: None while that is not known
@@ -105,7 +120,14 @@ class Job:
     after: tuple[str, ...]
     accepted_at: float
     deadline: float
+    base: str | None = None
+    top: str | None = None
     stored: bool = False
+    process: str = ''
+    merged: bool = False
+    flushed: bool = False
+    released: bool = False
+    cancelled: bool = False
     request_id: str | None = None
     state: State = State.PENDING
     succeeded: bool | None = None
@@ -122,6 +144,19 @@ class Job:
         """The files that are no part of the chain afterwards."""
         return tuple(path for path in self.before if path not in self.after)
 
+    @property
+    def worker_id(self) -> str:
+        """UUID of the domain that does the work: the guest, or a stand-in."""
+        if not self.stored or self.kind is Kind.OVERLAY:
+            return self.instance_id
+        name = f'{self.instance_id} {self.snapshot_id!r} {self.accepted_at}'
+        return str(uuid.uuid5(_STAND_INS, name))
+
+    @property
+    def lent(self) -> bool:
+        """Whether a stand-in may have the disk of a guest that is off."""
+        return self.worker_id != self.instance_id and not self.released
+
     def to(self, state: State, **changes: Any) -> Job:
         """This job in another state."""
         return dataclasses.replace(self, state=state, **changes)
@@ -129,6 +164,8 @@ class Job:
 
 def recovered(job: Job) -> tuple[Job, Action]:
     """What to do with a job that a former agent process left."""
+    if job.state is State.PENDING and job.merged:
+        return job.to(State.VERIFYING), Action.LOOK
     if job.state is State.PENDING:
         return job.to(
             State.REPORTING,
@@ -153,33 +190,66 @@ def looked(
         process that has died since, can still be waiting in libvirt
     """
     late = now >= job.deadline
-    if chain is Chain.AFTER:
-        return job.to(State.REPORTING, succeeded=True), Action.REPORT
-    if chain is Chain.RUNNING and job.kind is not Kind.OVERLAY:
-        if late:
+    ours = job.kind is not Kind.OVERLAY and not job.merged
+    if chain is Chain.RUNNING and ours:
+        if late or job.cancelled:
             reason = job.reason or 'its deadline passed'
             return job.to(State.RUNNING, reason=reason), Action.CANCEL
         return job.to(State.RUNNING), Action.LOOK
-    if chain is Chain.BEFORE and settled:
+    if chain is Chain.AFTER:
+        # NOTE: a look calls a pull this only once it is on disk.
+        job = dataclasses.replace(job, flushed=True)
+    ended = chain in (Chain.AFTER, Chain.UNSAFE) or (
+        settled if chain is Chain.BEFORE else chain is Chain.OTHER and late
+    )
+    if ended and job.lent:
+        return job.to(State.VERIFYING), Action.RELEASE
+    if ended:
+        return _ended(job, chain)
+    # NOTE: "cannot know" is never "gone": looked at again, without end. So
+    # is a block job under a new overlay, which is somebody else's.
+    reason = job.reason
+    if late:
+        reason = (
+            reason or f'its deadline passed, and its chain is {chain.value}'
+        )
+    return job.to(State.VERIFYING, reason=reason), Action.LOOK
+
+
+def _ended(job: Job, chain: Chain) -> tuple[Job, Action]:
+    if chain is Chain.AFTER:
         return job.to(
-            State.REPORTING,
-            succeeded=False,
-            reason=job.reason or 'the block job ended without success',
+            State.REPORTING, succeeded=True, reason=''
         ), Action.REPORT
-    if chain is Chain.OTHER and late:
+    if chain is Chain.BEFORE:
+        reason = job.reason or 'the block job ended without success'
+    elif chain is Chain.UNSAFE:
+        reason = _unsafe(job)
+    else:
         return job.to(
             State.ORPHANED,
             reason='what libvirt says, what the headers say and what QEMU '
             'has open do not agree; nothing was reported as done',
         ), Action.NOTHING
-    # NOTE: "cannot know" is never "gone": looked at again, without end. So
-    # is a block job under a new overlay, which is somebody else's.
-    return job.to(State.VERIFYING), Action.LOOK
+    return job.to(
+        State.REPORTING, succeeded=False, reason=reason
+    ), Action.REPORT
+
+
+def _unsafe(job: Job) -> str:
+    """What mends a pull whose QEMU was killed before it wrote all out."""
+    names = [path.rpartition('/')[2] for path in (job.before[0], *job.doomed)]
+    return (
+        f'QEMU ended before all of {names[1]} was surely in {names[0]}. Keep '
+        f'{names[1]}: with the instance off, run "qemu-img rebase -u -F '
+        f'FORMAT -b {names[1]} {names[0]}", where FORMAT is that of '
+        f'{names[1]}, and delete the snapshot again'
+    )
 
 
 def reported(job: Job, verdict: Verdict) -> tuple[Job, Action]:
     """What follows from an attempt to tell Cinder the outcome."""
-    if verdict is Verdict.RETRY:
+    if verdict in (Verdict.RETRY, Verdict.OVERTAKEN):
         return job, Action.REPORT
     if not job.succeeded:
         return job.to(State.FAILED), Action.NOTHING
@@ -199,6 +269,8 @@ def confirmed(
     """
     if verdict is Verdict.CLAIMED:
         return job.to(State.DONE), Action.NOTHING
+    if verdict is Verdict.OVERTAKEN:
+        return job.to(State.REPORTING), Action.REPORT
     if verdict is Verdict.GAVE_UP or now >= job.deadline + grace:
         return _unheard(job), Action.NOTHING
     return job, Action.CONFIRM

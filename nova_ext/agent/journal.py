@@ -33,6 +33,7 @@ CREATE INDEX jobs_by_volume ON jobs (volume_id, state);
 CREATE INDEX jobs_by_state ON jobs (state);
 """
 
+_MERGED = (agent_job.State.DONE, agent_job.State.UNCLAIMED)
 _READ = 'id, snapshot_id, volume_id, operation, state, document'
 _COLUMNS = ('snapshot_id', 'volume_id', 'operation', 'state')
 
@@ -101,6 +102,19 @@ class Journal:
         jobs = self._select(
             'snapshot_id = ? AND operation = ? ORDER BY id DESC LIMIT 1',
             (snapshot_id, operation.value),
+        )
+        return jobs[0] if jobs else None
+
+    def merged(self, snapshot_id: str) -> agent_job.Job | None:
+        """The last job that merged a snapshot away; None if none did."""
+        jobs = self._select(
+            f'snapshot_id = ? AND operation = ? AND state IN {_in(_MERGED)}'
+            ' ORDER BY id DESC LIMIT 1',
+            (
+                snapshot_id,
+                agent_job.Operation.DELETE.value,
+                *(state.value for state in _MERGED),
+            ),
         )
         return jobs[0] if jobs else None
 

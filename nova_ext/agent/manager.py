@@ -9,6 +9,7 @@ before it is. No HTTP and no raw libvirt.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import random
 import threading
@@ -20,6 +21,7 @@ from nova_ext import exception
 from nova_ext.agent import admission as agent_admission
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import journal as agent_journal
+from nova_ext.agent import merge
 from nova_ext.agent import sweeper as agent_sweeper
 from nova_ext.agent.job import Action, Job, Operation, State
 from nova_ext.agent.sweeper import Run
@@ -45,6 +47,8 @@ class Reports(Protocol):
     trouble: str
 
     def fence(self, job: Job) -> None: ...
+
+    def progress(self, job: Job, percent: int) -> None: ...
 
     def deliver(self, job: Job) -> agent_job.Verdict: ...
 
@@ -151,34 +155,60 @@ class Manager:
         :param not_after: wall-clock seconds after which nothing is started
         :raises: :class:`nova_ext.exception.NovaExtException`
         """
+        asked = merge.translate(volume_id, delete_info)
         with self._volume(volume_id):
-            self._refuse_while_touched(volume_id)
-            job = self._admission.delete(
-                volume_id, snapshot_id, delete_info, time.time()
-            )
-            run = self._accept(job, not_after, request_id)
+            run = self._join(volume_id, snapshot_id, asked)
+            if run is None:
+                self._refuse_while_touched(volume_id)
+                job = self._admit_delete(volume_id, snapshot_id, asked)
+                run = self._accept(job, not_after, request_id)
         self._wait(run)
+
+    def _join(
+        self, volume_id: str, snapshot_id: str, asked: merge.Request
+    ) -> Run | None:
+        """The job under way that does what is asked for, if there is one."""
+        known = self._journal.latest(snapshot_id, Operation.DELETE)
+        run = self._sweeper.get(known.identity) if known else None
+        if known is not None and run is not None:
+            self._check_volume(known, volume_id)
+            merge.check_same(known, asked)
+        return run
+
+    def _admit_delete(
+        self, volume_id: str, snapshot_id: str, asked: merge.Request
+    ) -> Job:
+        merged = self._journal.merged(snapshot_id)
+        if merged is not None:
+            self._check_volume(merged, volume_id)
+            job = self._admission.repeat(merged, time.time())
+            if job is not None:
+                merge.check_same(merged, asked)
+                return job
+        return self._admission.delete(
+            volume_id, snapshot_id, asked, time.time()
+        )
+
+    def _check_volume(self, known: Job, volume_id: str) -> None:
+        if known.volume_id != volume_id:
+            raise exception.SnapshotExists(
+                snapshot_id=known.snapshot_id, difference='volume_id'
+            )
 
     def _check_same(
         self, known: Job, volume_id: str, create_info: dict[str, Any]
     ) -> None:
-        difference = None
-        if known.volume_id != volume_id:
-            difference = 'volume_id'
-        elif not known.after[0].endswith('/' + create_info['new_file']):
-            difference = 'new_file'
-        if difference:
+        self._check_volume(known, volume_id)
+        if not known.after[0].endswith('/' + create_info['new_file']):
             raise exception.SnapshotExists(
-                snapshot_id=known.snapshot_id, difference=difference
+                snapshot_id=known.snapshot_id, difference='new_file'
             )
 
     def _refuse_failed(self, known: Job) -> None:
         """Refuse what failed between two looks at it."""
         last = self._journal.latest(known.snapshot_id, known.operation)
         if last is not None and last.state is State.FAILED:
-            raise exception.SnapshotFailed(
-                snapshot_id=last.snapshot_id, reason=last.reason
-            )
+            raise _failure(last)
 
     def _refuse_while_touched(self, volume_id: str) -> None:
         other = self._journal.touching(volume_id)
@@ -242,15 +272,16 @@ class Manager:
             return self._enter(
                 run, job.to(State.VERIFYING, reason=reason), Action.LOOK
             )
+        if action is Action.RELEASE:
+            if not self._hypervisor.release(job):
+                return self._enter(run, job, action)
+            return self._enter(
+                run, job.to(State.VERIFYING, released=True), Action.LOOK
+            )
         if action is Action.CANCEL:
             self._hypervisor.cancel(job)
         if action in (Action.LOOK, Action.CANCEL):
-            chain = self._hypervisor.look(job)
-            now = time.time()
-            return self._enter(
-                run,
-                *agent_job.looked(job, chain, now, now >= run.settled_at),
-            )
+            return self._look(run)
         if action is Action.REPORT:
             return self._enter(
                 run, *agent_job.reported(job, self._reports.deliver(job))
@@ -261,6 +292,36 @@ class Manager:
                 job, self._confirm(job), time.time(), _CONFIRM_GRACE
             ),
         )
+
+    def _look(self, run: Run) -> float:
+        chain = self._hypervisor.look(run.job)
+        if chain is agent_job.Chain.RUNNING:
+            self._show_progress(run)
+        now = time.time()
+        # NOTE: an operator may have asked for its end meanwhile.
+        job = run.job
+        if run.cancelled:
+            job = dataclasses.replace(
+                job, cancelled=True, reason='an operator cancelled it'
+            )
+        return self._enter(
+            run, *agent_job.looked(job, chain, now, now >= run.settled_at)
+        )
+
+    def _show_progress(self, run: Run) -> None:
+        try:
+            run.progress = self._hypervisor.progress(run.job)
+        except exception.NovaExtException as error:
+            LOG.info('Progress cannot be read: %s', error)
+            return
+        # NOTE: most merges are over before anybody could look.
+        if run.progress is None or not run.attempts:
+            return
+        done, total = run.progress
+        percent = 1 + 88 * done // max(total, done, 1)
+        if percent > run.percent:
+            run.percent = percent
+            self._reports.progress(run.job, percent)
 
     def _confirm(self, job: Job) -> agent_job.Verdict:
         # NOTE: Cinder has compute delete only what it counted, and then the
@@ -283,6 +344,10 @@ class Manager:
             )
         with run.lock:
             if not run.abandoned:
+                if run.job.merged:
+                    return self._enter(
+                        run, run.job.to(State.VERIFYING), Action.LOOK
+                    )
                 return self._enter(
                     run, run.job.to(State.RUNNING), Action.START
                 )
@@ -311,6 +376,7 @@ class Manager:
         """Journal what comes next; seconds until it is done."""
         same = (job.state, action) == (run.job.state, run.action)
         run.attempts = run.attempts + 1 if same else 0
+        working = (job.state, action) == (State.RUNNING, Action.LOOK)
         if job != run.job:
             self._journal.update(job)
             if job.state is not run.job.state:
@@ -318,11 +384,9 @@ class Manager:
         run.job, run.action = job, action
         if self._is_answer(job):
             if job.succeeded is False and run.error is None:
-                run.error = exception.SnapshotFailed(
-                    snapshot_id=job.snapshot_id, reason=job.reason
-                )
+                run.error = _failure(job)
             run.answered.set()
-        return self._pause(run) if same else 0.0
+        return self._pause(run) if same or working else 0.0
 
     def _is_answer(self, job: Job) -> bool:
         """Whether what a waiting request is told is certain now."""
@@ -343,3 +407,12 @@ class Manager:
         }.get(run.action, _LOOK_SECONDS)
         pause = seconds[min(run.attempts, len(seconds)) - 1]
         return pause * random.uniform(0.8, 1.2)  # noqa: S311 (jitter only)
+
+
+def _failure(job: Job) -> exception.Failed:
+    failed = (
+        exception.SnapshotFailed
+        if job.operation is Operation.CREATE
+        else exception.MergeFailed
+    )
+    return failed(snapshot_id=job.snapshot_id, reason=job.reason)

@@ -18,6 +18,7 @@ LOG = logging.getLogger(__name__)
 
 _DOING = {Operation.CREATE: 'creating', Operation.DELETE: 'deleting'}
 _FAILED = {Operation.CREATE: 'error', Operation.DELETE: 'error_deleting'}
+_DONE = '90%'
 _CREDENTIALS = (401, 403)
 
 
@@ -71,29 +72,37 @@ class Reporter:
         """Tell the outcome of a job."""
         try:
             if job.succeeded:
-                answer = self._update(job, _DOING[job.operation], '90%')
+                answer = self._update(job, _DOING[job.operation], _DONE)
             else:
                 answer = self._update(job, _FAILED[job.operation], None)
             return self._classify(job, answer)
         except cinder.NoAnswer as error:
             return self._retry(job, str(error))
 
+    def progress(self, job: Job, percent: int) -> None:
+        """Show how far a job is, from 1 to 89; a failure to is no matter."""
+        try:
+            self._update(job, _DOING[job.operation], f'{percent}%')
+        except cinder.NoAnswer as error:
+            LOG.info('Progress cannot be shown: %s', error)
+
     def confirm(self, job: Job) -> Verdict:
         """Ask whether Cinder acted on the report of a success."""
         try:
-            status = self._snapshots.status(job.snapshot_id)
+            row = self._snapshots.show(job.snapshot_id)
         except cinder.NoAnswer as error:
             return self._retry(job, str(error))
         self.trouble = ''
+        if row is not None and row.status == _DOING[job.operation]:
+            # NOTE: what a report was not answered can still arrive, after
+            # the one that counts.
+            heard = row.progress in (None, _DONE)
+            return Verdict.RETRY if heard else Verdict.OVERTAKEN
         if job.operation is Operation.DELETE:
-            if status is None:
-                return Verdict.CLAIMED
-            return Verdict.RETRY if status == 'deleting' else Verdict.GAVE_UP
-        if status == 'creating':
-            return Verdict.RETRY
+            return Verdict.CLAIMED if row is None else Verdict.GAVE_UP
         # NOTE: whatever else it is doing (deleting, backing-up), it has been
         # available before.
-        gave_up = status in (None, 'error')
+        gave_up = row is None or row.status == 'error'
         return Verdict.GAVE_UP if gave_up else Verdict.CLAIMED
 
     def _update(
@@ -110,7 +119,7 @@ class Reporter:
         # NOTE: 400 and 404 are also what a report gets that was accepted
         # before and whose answer was lost (lab E8): the row tells.
         verdict = self.confirm(job)
-        if verdict is Verdict.RETRY:
+        if verdict in (Verdict.RETRY, Verdict.OVERTAKEN):
             return self._retry(job, f'it answered {answer}')
         return verdict
 
@@ -137,6 +146,9 @@ class Silence:
     def deliver(self, job: Job) -> Verdict:
         """Everything is claimed at once."""
         return Verdict.CLAIMED
+
+    def progress(self, job: Job, percent: int) -> None:
+        """Nobody looks."""
 
     def confirm(self, job: Job) -> Verdict:
         """Everything is claimed at once."""

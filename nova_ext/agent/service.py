@@ -107,7 +107,11 @@ class Service:
         self._host = host.Host(options.libvirt_uri, self._wake)
         self._manager = manager.Manager(
             hypervisor.Hypervisor(
-                self._host, files, options.quiesce, options.freeze_limit
+                self._host,
+                files,
+                options.quiesce,
+                options.freeze_limit,
+                options.bandwidth,
             ),
             admission.Admission(
                 self._host,

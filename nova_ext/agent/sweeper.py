@@ -31,6 +31,9 @@ class Run:
         ``error`` is that, or None for yes
     :ivar abandoned: nobody waits any more, so it must not be started;
         under ``lock``
+    :ivar cancelled: an operator wants its block job to end
+    :ivar progress: bytes done and bytes in all, when it was last looked at
+    :ivar percent: what Cinder was last shown of that
     """
 
     def __init__(
@@ -40,6 +43,9 @@ class Run:
         self.action = action
         self.settled_at = settled_at
         self.attempts = 0
+        self.cancelled = job.cancelled
+        self.progress: tuple[int, int] | None = None
+        self.percent = 0
         self.lock = threading.Lock()
         self.abandoned = False
         self.answered = threading.Event()
@@ -102,7 +108,8 @@ class Sweeper:
         with self._changed:
             for run in self._runs.values():
                 looking = run.action in (Action.LOOK, Action.CANCEL)
-                if run.job.instance_id == instance_id and looking:
+                concerned = (run.job.instance_id, run.job.worker_id)
+                if instance_id in concerned and looking:
                     run.woken = True
             self._changed.notify_all()
 

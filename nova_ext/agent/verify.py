@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def look(job: Job, virt_host: host.Host, files: image.Files) -> Chain:
     """The chain of a job now. Doubts, whatever their cause, are UNKNOWN."""
     try:
-        found = virt_host.guest(job.instance_id)
+        found = virt_host.guest(job.worker_id)
+        if found is None and job.worker_id != job.instance_id:
+            found = virt_host.guest(job.instance_id)
         disk = _disk(job, found) if found else None
         has_process = bool(found and found.has_process())
         if found and disk and has_process:
@@ -34,8 +36,10 @@ def look(job: Job, virt_host: host.Host, files: image.Files) -> Chain:
 
 
 def _disk(job: Job, found: guest.Guest) -> chain.Disk | None:
+    # A stand-in is made for the disk, which has no serial there.
+    serial = job.volume_id if found.uuid == job.instance_id else None
     for disk in found.describe().disks:
-        if disk.serial == job.volume_id and disk.target == job.target:
+        if (disk.serial, disk.target) == (serial, job.target):
             return disk
     return None
 

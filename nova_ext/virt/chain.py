@@ -17,6 +17,7 @@ from nova_ext.virt import image
 # NOTE: longer than any chain that QEMU would open, so that a loop of headers
 # can't hold us up.
 _MAX_LAYERS = 512
+_NOVA = '{http://openstack.org/xmlns/libvirt/nova/'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +54,14 @@ class Domain:
 
     :ivar agent: state of the guest agent's channel: ``connected``,
         ``disconnected``, or None if there is none
+    :ivar of_nova: whether Nova has defined it, and will again
     """
 
     uuid: str
     name: str
     disks: tuple[Disk, ...]
     agent: str | None
+    of_nova: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +103,7 @@ def parse(xml: str) -> Domain:
             if element.find('target') is not None
         ),
         agent=(None if agent is None else agent.get('state', 'disconnected')),
+        of_nova=any(element.tag.startswith(_NOVA) for element in root.iter()),
     )
 
 

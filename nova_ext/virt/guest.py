@@ -16,7 +16,7 @@ from xml.etree import ElementTree  # noqa: S405 (only written here)
 import libvirt
 
 from nova_ext import exception
-from nova_ext.virt import chain
+from nova_ext.virt import chain, stand_in
 
 T = TypeVar('T')
 
@@ -124,6 +124,12 @@ class Guest:
         """Whether a QEMU process runs for it, executing or not."""
         return bool(self._call(self._domain.isActive))
 
+    def process(self) -> str:
+        """Which process that is: another one after each start."""
+        # NOTE: libvirt counts from 1 again when the host was started anew.
+        with open('/proc/sys/kernel/random/boot_id') as file:
+            return f'{file.read().strip()} {self._domain.ID()}'
+
     def has_managed_save(self) -> bool:
         """Whether its memory is saved in a file that names its disks."""
         return bool(self._call(self._domain.hasManagedSaveImage))
@@ -153,20 +159,28 @@ class Guest:
         xml = snapshot_xml(target, new_path, others)
         self._call(self._domain.snapshotCreateXML, xml, _SNAPSHOT)
 
-    def pull(self, target: str, base: str | None) -> None:
+    def pull(self, target: str, base: str | None, bandwidth: int = 0) -> None:
         """Begin to pull what is above `base` into the active layer.
 
         :param base: path of the layer that stays below; None for none
+        :param bandwidth: MiB/s; 0 for no limit
         """
         # NOTE: without a base there is no name to keep relative, and libvirt
         # refuses the flag (contract §3.4).
         flags = libvirt.VIR_DOMAIN_BLOCK_REBASE_RELATIVE if base else 0
-        self._call(self._domain.blockRebase, target, base, 0, flags)
+        self._call(self._domain.blockRebase, target, base, bandwidth, flags)
 
-    def commit(self, target: str, base: str, top: str) -> None:
-        """Begin to commit the layer `top` into the layer `base`."""
+    def commit(
+        self, target: str, base: str, top: str, bandwidth: int = 0
+    ) -> None:
+        """Begin to commit the layer `top` into the layer `base`.
+
+        :param bandwidth: MiB/s; 0 for no limit
+        """
         flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_RELATIVE
-        self._call(self._domain.blockCommit, target, base, top, 0, flags)
+        self._call(
+            self._domain.blockCommit, target, base, top, bandwidth, flags
+        )
 
     def flush(self, target: str) -> None:
         """Have QEMU write what it holds in memory of a disk's active layer.
@@ -181,9 +195,33 @@ class Guest:
         flags = libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES
         self._call(self._domain.blockResize, target, size, flags)
 
+    def limit(self, target: str, bandwidth: int) -> None:
+        """Let the block job of a disk do `bandwidth` MiB/s; 0 for all."""
+        self._call(self._domain.blockJobSetSpeed, target, bandwidth, 0)
+
     def cancel(self, target: str) -> None:
         """End the block job of a disk; the chain stays as it was."""
         self._call(self._domain.blockJobAbort, target, 0)
+
+    def stand_in(self, target: str, name: str, uuid: str) -> str:
+        """The XML of a stand-in for a disk of this guest, which is off.
+
+        The stored definition forgets the backing chain of the disk, which a
+        merge makes wrong (contract W32); at its next start libvirt reads it
+        from the headers. Not with guests of Nova, which writes it anew.
+        """
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE
+        xml = self._call(self._domain.XMLDesc, flags)
+        disk = stand_in.without_backing(xml, target)
+        if disk is not None and not chain.parse(xml).of_nova:
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            self._call(self._domain.updateDeviceFlags, disk, flags)
+        return stand_in.definition(xml, target, name, uuid)
+
+    def end(self) -> None:
+        """End the process of a stand-in; it closes its files in order."""
+        flags = libvirt.VIR_DOMAIN_DESTROY_GRACEFUL
+        self._call(self._domain.destroyFlags, flags)
 
     def limit_agent(self, seconds: int) -> None:
         """Bound how long one answer of the guest agent is waited for."""

@@ -131,6 +131,20 @@ class Host:
         domain = self._domain(self.connect(), uuid)
         return None if domain is None else virt_guest.Guest(domain, self.uri)
 
+    def start_paused(self, xml: str) -> virt_guest.Guest:
+        """Start a guest that has no stored definition; it does not run.
+
+        :raises: :class:`nova_ext.exception.NovaExtException`
+        """
+        connection = self.connect()
+        flags = libvirt.VIR_DOMAIN_START_PAUSED
+        return virt_guest.Guest(
+            virt_guest.call(
+                self.uri, connection.isAlive, connection.createXML, xml, flags
+            ),
+            self.uri,
+        )
+
     def attachments(self, volume_id: str) -> list[Attachment]:
         """Every disk of every guest whose serial is `volume_id`.
 

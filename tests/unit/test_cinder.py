@@ -84,10 +84,10 @@ def test_progress_is_left_out_where_there_is_none(
 
 
 def test_a_status_is_read(client: cinder.Cinder, double: CinderDouble) -> None:
-    assert client.status(SNAPSHOT) == 'creating'
+    assert client.show(SNAPSHOT) == cinder.Row('creating', '7%')
     double.set_snapshot(SNAPSHOT, 'available')
-    assert client.status(SNAPSHOT) == 'available'
-    assert client.status(OTHER) is None
+    assert client.show(SNAPSHOT) == cinder.Row('available', '7%')
+    assert client.show(OTHER) is None
 
 
 def test_a_refusal_says_why(
@@ -122,13 +122,13 @@ def test_an_answer_without_a_status_is_no_answer(
 ) -> None:
     double.answer_with(code, times=None, method='GET')
     with pytest.raises(cinder.NoAnswer, match=f'it answered {code}'):
-        client.status(SNAPSHOT)
+        client.show(SNAPSHOT)
 
 
 @pytest.mark.parametrize(
     'ask',
     [
-        lambda client: client.status(SNAPSHOT),
+        lambda client: client.show(SNAPSHOT),
         lambda client: client.update_status(SNAPSHOT, 'creating', '0%'),
     ],
 )
@@ -203,7 +203,7 @@ def test_options_that_cannot_be_used_are_said_to_be(
 def test_without_an_endpoint_there_is_no_answer(double: CinderDouble) -> None:
     client = _client(double, endpoint=None)
     with pytest.raises(cinder.NoAnswer):
-        client.status(SNAPSHOT)
+        client.show(SNAPSHOT)
 
 
 ELSEWHERE = [
@@ -239,7 +239,7 @@ def test_no_id_leads_to_another_resource(
 ) -> None:
     # An id is whatever a caller sent, and the credentials are ours.
     assert client.update_status(snapshot_id, 'creating', '90%').code == 404
-    assert client.status(snapshot_id) is None
+    assert client.show(snapshot_id) is None
     assert _row(double) == ('creating', '7%')
     assert not [request for request in double.requests if request.applied]
     for request in double.requests:

@@ -41,7 +41,7 @@ AT_HOME: dict[str, set[str]] = {
     'oslo_messaging': {'compute.rpc', 'agent.service'},
     'libvirt': {*_LIBVIRT, 'virt.sample_chain'},
     'libvirt_qemu': {'virt.sample_chain'},
-    'xml': _LIBVIRT,
+    'xml': {*_LIBVIRT, 'virt.stand_in'},
     'nova': {'compute.nova', 'agent.nova_bdm'},
     'keystoneauth1': {'cinder'},
     'sqlite3': {'agent.journal'},

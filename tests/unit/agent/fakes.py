@@ -50,7 +50,8 @@ class Guest:
         self.disks = disks
         self.agent = agent
         self.said_state = 'running'
-        self.process = True
+        self.has_qemu = True
+        self.process_name = 'boot 1'
         self.saved = self.working = self.occupied = False
         self.jobs: dict[str, object] = {}
         self.calls: list[tuple[Any, ...]] = []
@@ -64,7 +65,7 @@ class Guest:
         return self.said_state
 
     def has_process(self) -> bool:
-        return self.process
+        return self.has_qemu
 
     def has_managed_save(self) -> bool:
         return self.saved
@@ -84,11 +85,26 @@ class Guest:
     ) -> None:
         self._called('snapshot', target, new_path, sorted(others))
 
-    def pull(self, target: str, base: str | None) -> None:
-        self._called('pull', target, base)
+    def process(self) -> str:
+        return self.process_name
 
-    def commit(self, target: str, base: str, top: str) -> None:
-        self._called('commit', target, base, top)
+    def pull(self, target: str, base: str | None, bandwidth: int = 0) -> None:
+        self._called('pull', target, base, bandwidth)
+
+    def commit(
+        self, target: str, base: str, top: str, bandwidth: int = 0
+    ) -> None:
+        self._called('commit', target, base, top, bandwidth)
+
+    def limit(self, target: str, bandwidth: int) -> None:
+        self._called('limit', target, bandwidth)
+
+    def stand_in(self, target: str, name: str, uuid: str) -> str:
+        self._called('stand_in', target, name, uuid)
+        return uuid
+
+    def end(self) -> None:
+        self._called('end')
 
     def flush(self, target: str) -> None:
         self._called('flush', target)
@@ -131,6 +147,11 @@ class Host:
             if guest.uuid == uuid:
                 return guest
         return None
+
+    def start_paused(self, xml: str) -> Guest:
+        self.connect()
+        self.guests.append(Guest(disk(serial=None), uuid=xml))
+        return self.guests[-1]
 
     def attachments(self, volume_id: str) -> list[Attachment]:
         self.connect()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nova_ext import exception
+from nova_ext.agent import merge
 from nova_ext.agent.admission import Admission
 from nova_ext.agent.job import Job, Kind, Operation, State
 from nova_ext.virt import chain, image
@@ -16,6 +17,7 @@ from tests.unit.agent import fakes
 
 NOW = 1000.0
 INFO = {'snapshot_id': 'snapshot', 'type': 'qcow2', 'new_file': 's'}
+PULL = merge.Request(Kind.PULL, None, None)
 CREATE, DELETE = 'volume_snapshot_create', 'volume_snapshot_delete'
 
 
@@ -53,7 +55,10 @@ class Scene:
         return self.admission.create(fakes.VOLUME, info, NOW)
 
     def delete(self, **info: Any) -> Job:
-        return self.admission.delete(fakes.VOLUME, 'snapshot', info, NOW)
+        asked = merge.translate(
+            fakes.VOLUME, {'merge_target_file': None, **info}
+        )
+        return self.admission.delete(fakes.VOLUME, 'snapshot', asked, NOW)
 
     def change_disk(self, **changes: Any) -> None:
         disk = self.guest.disks[0]
@@ -88,7 +93,7 @@ def test_a_guest_may_be_paused(scene: Scene, state: str) -> None:
 
 
 def test_of_a_guest_that_is_off_the_definition_changes(scene: Scene) -> None:
-    scene.guest.said_state, scene.guest.process = 'shut off', False
+    scene.guest.said_state, scene.guest.has_qemu = 'shut off', False
     scene.share.opened = {}
     scene.change_disk(layers=scene.guest.disks[0].layers[:1])
     job = scene.create()
@@ -97,7 +102,7 @@ def test_of_a_guest_that_is_off_the_definition_changes(scene: Scene) -> None:
 
 
 def test_a_definition_with_another_chain_is_refused(scene: Scene) -> None:
-    scene.guest.said_state, scene.guest.process = 'shut off', False
+    scene.guest.said_state, scene.guest.has_qemu = 'shut off', False
     scene.share.opened = {}
     scene.change_disk(layers=scene.guest.disks[0].layers[:2])
     with pytest.raises(exception.JobStateUnknown, match='s2 <- s3, and'):
@@ -116,7 +121,7 @@ def test_other_states_are_refused(scene: Scene, state: str) -> None:
 
 
 def test_a_saved_memory_image_is_refused(scene: Scene) -> None:
-    scene.guest.said_state, scene.guest.process = 'shut off', False
+    scene.guest.said_state, scene.guest.has_qemu = 'shut off', False
     scene.guest.saved = True
     with pytest.raises(exception.InstanceInvalidState, match='saved memory'):
         scene.create()
@@ -245,7 +250,7 @@ def test_a_hung_share_is_said_to_be(scene: Scene) -> None:
     with pytest.raises(exception.ShareUnavailable, match='does not answer'):
         admission.create(fakes.VOLUME, INFO, NOW)
     with pytest.raises(exception.ShareUnavailable, match='does not answer'):
-        admission.delete(fakes.VOLUME, 'snapshot', {}, NOW)
+        admission.delete(fakes.VOLUME, 'snapshot', PULL, NOW)
 
 
 def test_witnesses_that_disagree_are_said_to(scene: Scene) -> None:
@@ -280,6 +285,9 @@ def test_a_delete_becomes_a_job(
         volume_id=fakes.VOLUME,
         operation=Operation.DELETE,
         kind=kind,
+        base=target or file_to_merge,
+        top=target and file_to_merge,
+        process='boot 1',
         instance_id=fakes.INSTANCE,
         target=fakes.TARGET,
         before=scene.paths(*scene.names),
@@ -303,9 +311,6 @@ def test_the_only_snapshot_is_pulled_without_a_base(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ('info', 'words'),
     [
-        ({}, 'does not say file_to_merge'),
-        ({'file_to_merge': None}, 'does not say merge_target_file'),
-        ({'merge_target_file': 'v'}, 'does not say file_to_merge'),
         # null would merge everything away, not one layer.
         (
             {'file_to_merge': None, 'merge_target_file': None},
@@ -318,7 +323,6 @@ def test_the_only_snapshot_is_pulled_without_a_base(scene: Scene) -> None:
         ({'file_to_merge': 's2', 'merge_target_file': 's2'}, 'exactly one'),
         ({'file_to_merge': 's1', 'merge_target_file': 's2'}, 'exactly one'),
         ({'file_to_merge': 's3', 'merge_target_file': 's2'}, 'is the active'),
-        ({'file_to_merge': None, 'merge_target_file': 'v'}, 'needs a file'),
         ({'file_to_merge': 'x', 'merge_target_file': 'v'}, 'x is not in it'),
         ({'file_to_merge': 's1', 'merge_target_file': 'x'}, 'x is not in it'),
         ({'file_to_merge': 'x', 'merge_target_file': None}, 'x is not in it'),
@@ -342,10 +346,50 @@ def test_a_name_that_two_layers_have_is_no_name(scene: Scene) -> None:
         scene.delete(file_to_merge='s2', merge_target_file='s1')
 
 
-def test_a_guest_that_is_off_is_not_merged_yet(scene: Scene) -> None:
-    scene.guest.said_state, scene.guest.process = 'shut off', False
-    with pytest.raises(exception.InstanceInvalidState, match='is shut off'):
+def _switch_off(scene: Scene) -> None:
+    scene.guest.said_state, scene.guest.has_qemu = 'shut off', False
+    scene.share.open()
+
+
+def test_a_merge_below_a_guest_that_is_off(scene: Scene) -> None:
+    _switch_off(scene)
+    # The definition may name the first file only; the headers name all.
+    whole = scene.share.disk('s3', 's2', 's1', 'v').layers
+    for layers in (whole[:1], whole):
+        scene.change_disk(layers=layers)
+        job = scene.delete(file_to_merge='s1', merge_target_file='v')
+        assert job.stored
+        assert job.process == ''
+        assert job.worker_id != job.instance_id
+        assert job.before == scene.paths('s3', 's2', 's1', 'v')
+        assert job.after == scene.paths('s3', 's2', 'v')
+    scene.change_disk(layers=scene.share.disk('s3', 's2', 'v').layers)
+    with pytest.raises(exception.JobStateUnknown, match='virsh edit'):
         scene.delete(file_to_merge='s1', merge_target_file='v')
+
+
+def test_files_of_a_guest_that_is_off_must_be_idle(scene: Scene) -> None:
+    _switch_off(scene)
+    scene.share.opened = {'s1': False}
+    with pytest.raises(exception.BlockJobExists, match='another process'):
+        scene.delete(file_to_merge='s1', merge_target_file='v')
+
+
+def test_what_was_merged_is_only_looked_at_again(scene: Scene) -> None:
+    done = scene.delete(file_to_merge='s2', merge_target_file='s1')
+    done = done.to(State.UNCLAIMED, succeeded=True, reason='not heard')
+    # What was merged away is in the chain again: it is merged anew.
+    assert scene.admission.repeat(done, NOW) is None
+    scene.share.qcow2('s3', 's1', 'qcow2')
+    scene.change_disk(layers=scene.share.disk('s3', 's1', 'v').layers)
+    scene.share.open('s3', 's1', 'v')
+    again = scene.admission.repeat(done, NOW + 1)
+    assert again is not None
+    assert again.merged
+    assert (again.state, again.succeeded) == (State.PENDING, None)
+    assert (again.before, again.base, again.top) == (done.before, 's1', 's2')
+    assert again.after == scene.paths('s3', 's1', 'v')
+    assert again.accepted_at == NOW + 1
 
 
 def test_libvirt_is_asked_by_its_own_names(scene: Scene) -> None:

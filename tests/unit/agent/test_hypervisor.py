@@ -34,7 +34,7 @@ def host(guest: fakes.Guest) -> fakes.Host:
 
 @pytest.fixture
 def hypervisor(host: fakes.Host) -> Hypervisor:
-    return Hypervisor(host, image.Files(5.0), 'auto', 10.0)  # type: ignore[arg-type]
+    return Hypervisor(host, image.Files(5.0), 'auto', 10.0, 7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,11 @@ def hypervisor(host: fakes.Host) -> Hypervisor:
             jobs.create(**HERE),
             ('snapshot', 'vdb', '/share/v.s', ['vda', 'vdc']),
         ),
-        (jobs.delete(**HERE), ('commit', 'vdb', V, S1)),
-        (jobs.delete(**HERE, kind=Kind.PULL), ('pull', 'vdb', V)),
+        (jobs.delete(**HERE), ('commit', 'vdb', V, S1, 7)),
+        (jobs.delete(**HERE, kind=Kind.PULL), ('pull', 'vdb', V, 7)),
         (
             jobs.delete(**HERE, kind=Kind.PULL, before=(S2, V), after=(S2,)),
-            ('pull', 'vdb', None),
+            ('pull', 'vdb', None, 7),
         ),
     ],
 )
@@ -139,9 +139,11 @@ def test_a_pull_that_cannot_be_flushed_is_not_done(
         look.return_value = Chain.AFTER
         guest.errors['flush'] = fakes.refusal('domain is not running')
         assert hypervisor.look(job) is Chain.UNKNOWN
-        guest.process = False
-        assert hypervisor.look(job) is Chain.OTHER
-        host.guests.clear()
-        assert hypervisor.look(job) is Chain.OTHER
+        for gone in (
+            lambda: setattr(guest, 'has_qemu', False),
+            host.guests.clear,
+        ):
+            gone()
+            assert hypervisor.look(job) is Chain.UNSAFE
         host.error = fakes.unreachable()
         assert hypervisor.look(job) is Chain.UNKNOWN

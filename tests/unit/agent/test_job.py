@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from nova_ext.agent.job import (
     FINAL,
     Action,
     Chain,
+    Job,
     State,
     Verdict,
     confirmed,
@@ -75,6 +77,10 @@ LOOKS = {
         for settled in (False, True)
     },
     **{
+        (Chain.UNSAFE, late, settled): (State.REPORTING, Action.REPORT, False)
+        for late, settled in itertools.product((False, True), repeat=2)
+    },
+    **{
         (Chain.UNKNOWN, late, settled): (State.VERIFYING, Action.LOOK, None)
         for late, settled in itertools.product((False, True), repeat=2)
     },
@@ -86,6 +92,9 @@ LOOKS = {
 @pytest.mark.parametrize('case', LOOKS)
 def test_what_follows_from_a_look(case, make, state) -> None:  # type: ignore
     chain, late, settled = case
+    if make is jobs.create and chain is Chain.UNSAFE:
+        # Of a create nothing is left in memory, and no look says so.
+        return
     now = LATE if late else LATE - 1
     job, action = looked(make(state=state), chain, now, settled)
     expected = LOOKS[case]
@@ -116,13 +125,14 @@ def test_what_follows_from_a_report(make, unheard) -> None:  # type: ignore
         (Verdict.CLAIMED, State.DONE, Action.NOTHING),
         (Verdict.GAVE_UP, unheard, Action.NOTHING),
         (Verdict.RETRY, State.REPORTING, Action.REPORT),
+        (Verdict.OVERTAKEN, State.REPORTING, Action.REPORT),
     ):
         job, then = reported(done, verdict)
         assert (job.state, then) == (state, action)
     failed = make(state=State.REPORTING, succeeded=False)
     for verdict in Verdict:
         job, then = reported(failed, verdict)
-        if verdict is Verdict.RETRY:
+        if verdict in (Verdict.RETRY, Verdict.OVERTAKEN):
             assert (job, then) == (failed, Action.REPORT)
         else:
             assert (job.state, then) == (State.FAILED, Action.NOTHING)
@@ -136,6 +146,9 @@ def test_what_follows_from_asking(make, unheard) -> None:  # type: ignore
     job = make(state=State.CONFIRMING, succeeded=True)
     end = jobs.DEADLINE + GRACE
     assert confirmed(job, Verdict.CLAIMED, end, GRACE)[0].state is State.DONE
+    # It is told again, by the one report that Cinder heeds.
+    again = confirmed(job, Verdict.OVERTAKEN, 0.0, GRACE)
+    assert again == (job.to(State.REPORTING), Action.REPORT)
     for verdict, now in ((Verdict.GAVE_UP, 0.0), (Verdict.RETRY, end)):
         ended, action = confirmed(job, verdict, now, GRACE)
         assert (ended.state, action) == (unheard, Action.NOTHING)
@@ -151,3 +164,56 @@ def test_doomed_is_what_the_new_chain_lacks() -> None:
     assert jobs.create().overlay == '/share/v.s'
     assert jobs.delete().doomed == ('/share/v.s1',)
     assert jobs.delete().overlay is None
+
+
+def _stopped(**changes: Any) -> Job:
+    return jobs.delete(stored=True, state=State.VERIFYING, **changes)
+
+
+@pytest.mark.parametrize(
+    ('chain', 'late'),
+    [
+        (Chain.AFTER, False),
+        (Chain.BEFORE, False),
+        (Chain.UNSAFE, False),
+        (Chain.OTHER, True),
+    ],
+)
+def test_a_stand_in_is_ended_before_anything_is_said(
+    chain: Chain, late: bool
+) -> None:
+    now = LATE if late else LATE - 1
+    job, action = looked(_stopped(), chain, now)
+    assert (job.state, action) == (State.VERIFYING, Action.RELEASE)
+    # What was seen on it is known of the files alone afterwards.
+    assert job.flushed is (chain is Chain.AFTER)
+    job, action = looked(job.to(job.state, released=True), chain, now)
+    assert action in (Action.REPORT, Action.NOTHING)
+    assert looked(_stopped(), Chain.RUNNING, 0.0)[1] is Action.LOOK
+
+
+def test_who_does_the_work() -> None:
+    stopped = _stopped()
+    assert stopped.worker_id == _stopped().worker_id != stopped.instance_id
+    assert stopped.worker_id != _stopped(snapshot_id='other').worker_id
+    assert stopped.worker_id != _stopped(accepted_at=1.0).worker_id
+    assert jobs.delete().worker_id == jobs.delete().instance_id
+    # The overlay of a guest that is off is only written into its definition.
+    assert jobs.create(stored=True).worker_id == jobs.create().instance_id
+
+
+def test_what_is_merged_already_is_never_cancelled_or_failed() -> None:
+    again = jobs.delete(merged=True)
+    assert recovered(again) == (again.to(State.VERIFYING), Action.LOOK)
+    # A block job there is somebody else's.
+    for now in (0.0, LATE):
+        assert looked(again, Chain.RUNNING, now)[1] is Action.LOOK
+
+
+def test_an_operator_may_cancel() -> None:
+    job = jobs.delete(state=State.RUNNING, cancelled=True, reason='told to')
+    assert looked(job, Chain.RUNNING, 0.0) == (job, Action.CANCEL)
+    ended, action = looked(job, Chain.BEFORE, 0.0)
+    assert (ended.succeeded, ended.reason) == (False, 'told to')
+    # It may have won the race.
+    assert looked(job, Chain.AFTER, 0.0)[0].succeeded is True

@@ -16,14 +16,17 @@ NONE = cinder.NoAnswer('nobody there')
 
 
 def _reporter(
-    answer: int | Exception, status: str | None | Exception = None
+    answer: int | Exception,
+    status: str | None | Exception = None,
+    progress: str | None = '90%',
 ) -> tuple[Reporter, mock.Mock]:
     snapshots = mock.create_autospec(cinder.Cinder, instance=True)
     if isinstance(answer, Exception):
         snapshots.update_status.side_effect = answer
     else:
         snapshots.update_status.return_value = cinder.Answer(answer, 'words')
-    snapshots.status.side_effect = [status]
+    row = cinder.Row(status, progress) if isinstance(status, str) else status
+    snapshots.show.side_effect = [row]
     return Reporter(snapshots), snapshots
 
 
@@ -122,3 +125,33 @@ def test_whether_cinder_acted(make, status, verdict) -> None:  # type: ignore
     reporter, _ = _reporter(202, status)
     assert reporter.confirm(make(succeeded=True)) is verdict
     assert reporter.trouble == ''
+
+
+@pytest.mark.parametrize(
+    ('make', 'status'), [(jobs.create, 'creating'), (jobs.delete, 'deleting')]
+)
+def test_an_earlier_report_may_arrive_late(make, status) -> None:  # type: ignore
+    job = make(succeeded=True)
+    for progress, verdict in (
+        ('90%', Verdict.RETRY),
+        ('0%', Verdict.OVERTAKEN),
+        ('45%', Verdict.OVERTAKEN),
+        # Cinder hides it from some users; then nothing can be told from it.
+        (None, Verdict.RETRY),
+    ):
+        reporter, _ = _reporter(202, status, progress)
+        assert reporter.confirm(job) is verdict
+    reporter, _ = _reporter(400, status, '45%')
+    assert reporter.deliver(job) is Verdict.RETRY
+
+
+def test_progress_is_shown_and_a_failure_to_is_no_matter() -> None:
+    reporter, snapshots = _reporter(202)
+    reporter.progress(jobs.delete(), 45)
+    snapshots.update_status.assert_called_once_with(
+        'snapshot', 'deleting', '45%'
+    )
+    for answer in (400, 404, 500, NONE):
+        reporter, _ = _reporter(answer)
+        reporter.progress(jobs.delete(), 45)
+        assert reporter.trouble == ''

@@ -149,7 +149,7 @@ class Scene:
         self.share.open('s', 'v', 'base')
 
     def stop(self) -> None:
-        self.guest.process = False
+        self.guest.has_qemu = False
         self.guest.said_state = 'shut off'
         self.share.opened = {}
 
