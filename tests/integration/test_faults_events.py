@@ -15,7 +15,13 @@ from nova_ext.virt import host as virt_host
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.cinder import Request
 from tests.fixtures.host import Host
-from tests.fixtures.merge import KINDS, SlowMerge, WatchedHost, slow_share
+from tests.fixtures.merge import (
+    KINDS,
+    SlowMerge,
+    WatchedHost,
+    slow_share,
+    wait_until,
+)
 
 pytest_plugins = ['tests.fixtures.host']
 
@@ -71,8 +77,9 @@ def _completed(host: Host) -> Iterator[list[float]]:
 def test_the_end_of_a_merge_is_told_at_once(
     libvirtd: PrivateLibvirtd, kind: str
 ) -> None:
-    with slow_share(libvirtd) as share:
+    with slow_share(libvirtd, make=WatchedHost) as share:
         merge = SlowMerge(share, kind)
+        assert isinstance(share.host, WatchedHost)
         told: list[float] = []
 
         def arrived(request: Request) -> bool:
@@ -83,6 +90,9 @@ def test_the_end_of_a_merge_is_told_at_once(
         share.host.double.clear_faults()
         share.host.double.answer_with(500, times=None, when=arrived)
         with _completed(share.host) as ended:
+            # After a look, so that the next one is two seconds away.
+            looks = len(share.host.calls())
+            wait_until(lambda: len(share.host.calls()) > looks, share.host)
             merge.let_go()
             merge.end()
         seconds = told[0] - ended[0]
