@@ -51,12 +51,12 @@ class Hypervisor:
     def look(self, job: Job) -> agent_job.Chain:
         """What the chain of a job is now."""
         chain = verify.look(job, self._host, self._files)
-        if chain is agent_job.Chain.AFTER and job.kind is Kind.PULL:
-            return chain if job.flushed else self._flushed(job)
-        return chain
+        if chain is not agent_job.Chain.AFTER or job.kind is Kind.OVERLAY:
+            return chain
+        return chain if job.flushed else self._flushed(job)
 
     def _flushed(self, job: Job) -> agent_job.Chain:
-        """AFTER once what was pulled is on disk, whatever becomes of QEMU."""
+        """AFTER once what was merged is on disk, whatever becomes of QEMU."""
         try:
             found = self._host.guest(job.worker_id)
             # NOTE: had the process been killed, perhaps to be started again,
@@ -65,7 +65,9 @@ class Hypervisor:
                 return agent_job.Chain.UNSAFE
             if job.process and found.process() != job.process:
                 return agent_job.Chain.UNSAFE
-            found.flush(job.target)
+            # NOTE: QEMU has flushed a base before a commit counts as over.
+            if job.kind is Kind.PULL:
+                found.flush(job.target)
         except exception.NovaExtException as error:
             LOG.warning('Cannot flush %s: %s', agent_job.describe(job), error)
             return agent_job.Chain.UNKNOWN

@@ -100,7 +100,7 @@ class Job:
     :ivar process: which QEMU process does the work, where that matters
     :ivar merged: whether the chain was as wanted already, so that nothing is
         started: Cinder asks again for what it did not take note of
-    :ivar flushed: whether what was pulled is on disk
+    :ivar flushed: whether what was merged is on disk
     :ivar released: whether the stand-in has ended
     :ivar cancelled: whether an operator wants it to end
     :ivar accepted_at: wall-clock seconds; the deadline derives from it
@@ -197,7 +197,7 @@ def looked(
             return job.to(State.RUNNING, reason=reason), Action.CANCEL
         return job.to(State.RUNNING), Action.LOOK
     if chain is Chain.AFTER:
-        # NOTE: a look calls a pull this only once it is on disk.
+        # NOTE: a look calls a merge this only once it is on disk.
         job = dataclasses.replace(job, flushed=True)
     ended = chain in (Chain.AFTER, Chain.UNSAFE) or (
         settled if chain is Chain.BEFORE else chain is Chain.OTHER and late
@@ -228,8 +228,12 @@ def _ended(job: Job, chain: Chain) -> tuple[Job, Action]:
     else:
         return job.to(
             State.ORPHANED,
-            reason='what libvirt says, what the headers say and what QEMU '
-            'has open do not agree; nothing was reported as done',
+            reason='what libvirt says of this and of the next start, what '
+            'the headers say and what QEMU has open do not agree; nothing '
+            'was reported as done. Compare "virsh dumpxml" with and without '
+            '--inactive and "qemu-img info -U --backing-chain", and make the '
+            'definition agree with the headers by "virsh edit" before the '
+            'next start',
         ), Action.NOTHING
     return job.to(
         State.REPORTING, succeeded=False, reason=reason
@@ -237,13 +241,17 @@ def _ended(job: Job, chain: Chain) -> tuple[Job, Action]:
 
 
 def _unsafe(job: Job) -> str:
-    """What mends a pull whose QEMU was killed before it wrote all out."""
-    names = [path.rpartition('/')[2] for path in (job.before[0], *job.doomed)]
+    """What mends a merge whose QEMU was killed before it wrote all out."""
+    place = job.before.index(job.doomed[0])
+    above, doomed = (
+        path.rpartition('/')[2] for path in job.before[place - 1 : place + 1]
+    )
     return (
-        f'QEMU ended before all of {names[1]} was surely in {names[0]}. Keep '
-        f'{names[1]}: with the instance off, run "qemu-img rebase -u -F '
-        f'FORMAT -b {names[1]} {names[0]}", where FORMAT is that of '
-        f'{names[1]}, and delete the snapshot again'
+        f'QEMU ended before all of {doomed} was surely elsewhere on disk. '
+        f'Keep {doomed}: with the instance off, run "qemu-img rebase -u -F '
+        f'FORMAT -b {doomed} {above}", where FORMAT is that of {doomed}, '
+        'drop the <backingStore> of the disk from its definition ("virsh '
+        'edit"), and delete the snapshot again'
     )
 
 

@@ -30,9 +30,26 @@ def look(job: Job, virt_host: host.Host, files: image.Files) -> Chain:
                 return Chain.RUNNING
             if found.is_occupied():
                 return Chain.UNKNOWN
-        return files.look(job.before[0], _compare, job, disk, has_process)
+        seen = files.look(job.before[0], _compare, job, disk, has_process)
+        if seen is Chain.AFTER and found and has_process:
+            return Chain.OTHER if _forgotten(job, found) else seen
+        return seen
     except (exception.NovaExtException, image.NotAnImage, OSError):
         return Chain.UNKNOWN
+
+
+def _forgotten(job: Job, found: guest.Guest) -> bool:
+    """Whether the next start of a guest would undo what was done."""
+    # NOTE: where libvirtd was killed in the call its two definitions differ
+    # for ever. Nova writes them anew for each start.
+    stored = found.stored()
+    if stored is None or stored.of_nova:
+        return False
+    for disk in stored.disks:
+        if disk.serial == job.volume_id and disk.layers:
+            paths = [layer.path for layer in disk.layers]
+            return paths[0] != job.after[0] or bool({*job.doomed} & {*paths})
+    return False
 
 
 def _disk(job: Job, found: guest.Guest) -> chain.Disk | None:

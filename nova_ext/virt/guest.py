@@ -115,6 +115,13 @@ class Guest:
         """The live definition; of a guest that is off the stored one."""
         return chain.parse(self._call(self._domain.XMLDesc, 0))
 
+    def stored(self) -> chain.Domain | None:
+        """The definition of its next start; None if it has none."""
+        if not self._call(self._domain.isPersistent):
+            return None
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE
+        return chain.parse(self._call(self._domain.XMLDesc, flags))
+
     def state(self) -> str:
         """One of the values of ``STATES``, or ``in no state``."""
         number = self._call(self._domain.state)[0]

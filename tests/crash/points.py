@@ -52,7 +52,7 @@ READS = {
     },
     'nova_ext.virt.guest:Guest': {
         *('describe', 'state', 'has_process', 'has_managed_save', 'has_job'),
-        *('is_occupied', 'block_job', 'limit_agent', 'process'),
+        *('is_occupied', 'block_job', 'limit_agent', 'process', 'stored'),
     },
     'nova_ext.virt.host:Host': {'close', 'connect', 'guest', 'attachments'},
     'nova_ext.agent.reporter:Reporter': set(),

@@ -299,6 +299,14 @@ class Merge:
         self._thread.start()
         _wait_until(self._slow_down, self.host)
 
+    def told(self) -> list[tuple[str, str | None]]:
+        """What Cinder was told of the deletion, without how far it is."""
+        return [
+            report
+            for report in self.host.double.history(self.snapshot_id)
+            if 'deleting' in report[0] and report[1] in ('0%', '90%', None)
+        ]
+
     def let_go(self) -> None:
         self.host.guest.domain.blockJobSetSpeed(self.host.guest.target, 0)
 
@@ -352,7 +360,7 @@ def test_a_merge_goes_on_while_the_agent_is_away(
         merge.end()
         assert merge.error is None
         assert len(share.host.chain()) == 1
-        assert share.host.double.history(merge.snapshot_id)[-2:] == DONE
+        assert merge.told() == DONE
         share.assert_nothing_lost()
 
 
@@ -363,7 +371,7 @@ def test_a_merge_over_its_time_is_cancelled(libvirtd: PrivateLibvirtd) -> None:
         assert isinstance(merge.error, SnapshotFailed)
         assert 'error_deleting' in str(merge.error)
         # No 90%, which Cinder would find at the next attempt.
-        assert share.host.double.history(merge.snapshot_id)[-2:] == [
+        assert merge.told() == [
             ('deleting', '0%'),
             ('error_deleting', None),
         ]

@@ -20,7 +20,6 @@ from nova_ext.virt.sample_records import qemu_img
 from tests.fixtures.host import Host
 from tests.fixtures.libvirt import qemu_pid
 from tests.fixtures.merge import (
-    ASKED,
     DONE,
     KINDS,
     SlowMerge,
@@ -80,39 +79,23 @@ def test_a_guest_that_is_forgotten_in_a_merge(
             merge.retry()
 
 
-def test_a_guest_killed_between_a_commit_and_the_look_at_it(
-    libvirtd: PrivateLibvirtd,
+@pytest.mark.parametrize('kind', ['pull', 'commit'])
+def test_a_guest_killed_between_a_merge_and_the_look_at_it(
+    libvirtd: PrivateLibvirtd, kind: str
 ) -> None:
+    # Nobody can say that QEMU had written out what it merged.
     with slow_share(libvirtd) as share:
-        merge = SlowMerge(share, 'commit')
+        merge = SlowMerge(share, kind)
         with _ended_unseen(merge):
             pass
-        merge.end()
-        assert merge.told()[-2:] == [ASKED, DONE]
-        left = [merge.chain[0], merge.chain[2]]
-        assert share.cinder.chain(share.volume_id) == left
-        share.host.guest.start()
-        merge.assert_done()
-
-
-def test_a_guest_killed_between_a_pull_and_the_look_at_it(
-    libvirtd: PrivateLibvirtd,
-) -> None:
-    # Nobody can say that QEMU had written out what it pulled.
-    with slow_share(libvirtd, delete_deadline=10) as share:
-        merge = SlowMerge(share, 'pull')
-        with _ended_unseen(merge):
-            pass
-        wait_for_state(share.host, 'ORPHANED')
         _assert_in_doubt(merge)
 
 
 def test_a_guest_restarted_between_a_pull_and_the_look_at_it(
     libvirtd: PrivateLibvirtd,
 ) -> None:
-    # The same, and the new QEMU cannot say it either. (Core bug: it reports
-    # 90%, and Cinder removes the file that holds what was lost.)
-    with slow_share(libvirtd, delete_deadline=10) as share:
+    # The same, and the new QEMU cannot say it either.
+    with slow_share(libvirtd) as share:
         merge = SlowMerge(share, 'pull')
         share.host.guest.suspend()
         active = share.host.directory / merge.chain[0]
@@ -124,21 +107,17 @@ def test_a_guest_restarted_between_a_pull_and_the_look_at_it(
                 # not show: if it never is, this test proves nothing.
                 _run('compare', '-U', copy, active)
             share.host.guest.start()
-        wait_until(lambda: _is_over(merge), share.host)
         _assert_in_doubt(merge)
-        assert share.host.states()[-1] == 'ORPHANED'
-
-
-def _is_over(merge: SlowMerge) -> bool:
-    return DONE in merge.told() or merge.host.states()[-1] == 'ORPHANED'
 
 
 def _assert_in_doubt(merge: SlowMerge) -> None:
-    """Nothing was reported, and no file that may be needed is gone."""
-    assert merge.share.files() >= set(merge.chain)
-    merge.assert_under_way()
-    merge.share.cinder.crash()
+    """It failed, no file that may be needed is gone, and it says so."""
+    wait_for_state(merge.host, 'FAILED')
     merge.end()
+    assert DONE not in merge.told()
+    assert merge.told()[-1] == ('error_deleting', None)
+    assert merge.share.files() >= set(merge.chain)
+    assert f'-b {merge.chain[1]} {merge.chain[0]}' in merge.host.log()
 
 
 @contextlib.contextmanager

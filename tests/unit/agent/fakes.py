@@ -51,6 +51,7 @@ class Guest:
         self.agent = agent
         self.said_state = 'running'
         self.has_qemu = True
+        self.next_start: chain.Domain | None = None
         self.process_name = 'boot 1'
         self.saved = self.working = self.occupied = False
         self.jobs: dict[str, object] = {}
@@ -60,6 +61,9 @@ class Guest:
     def describe(self) -> chain.Domain:
         self._check('describe')
         return chain.Domain(self.uuid, 'guest', self.disks, self.agent)
+
+    def stored(self) -> chain.Domain | None:
+        return self.next_start
 
     def state(self) -> str:
         return self.said_state

@@ -125,10 +125,26 @@ def test_what_was_pulled_is_on_disk_before_it_counts(
         assert hypervisor.look(job) is chain
         flushed = [('flush', 'vdb')] if chain is Chain.AFTER else []
         assert guest.calls == flushed
-        # The other kinds leave nothing in QEMU's memory.
+        # The other kinds leave nothing in the memory of a living QEMU.
         for other in (jobs.create(**HERE), jobs.delete(**HERE)):
             assert hypervisor.look(other) is chain
         assert guest.calls == flushed
+
+
+@pytest.mark.parametrize('kind', [Kind.PULL, Kind.COMMIT])
+def test_what_another_process_merged_is_not_sure_to_be_on_disk(
+    hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host, kind: Kind
+) -> None:
+    job = jobs.delete(**HERE, kind=kind, process=guest.process())
+    with mock.patch.object(verify, 'look', autospec=True) as look:
+        look.return_value = Chain.AFTER
+        assert hypervisor.look(job) is Chain.AFTER
+        guest.process_name = 'boot 2'
+        assert hypervisor.look(job) is Chain.UNSAFE
+        guest.process_name, guest.has_qemu = job.process, False
+        assert hypervisor.look(job) is Chain.UNSAFE
+        done = job.to(job.state, flushed=True)
+        assert hypervisor.look(done) is Chain.AFTER
 
 
 def test_a_pull_that_cannot_be_flushed_is_not_done(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -290,3 +291,23 @@ def test_without_a_guest_a_merge_is_told_by_the_header(
     share.raw('other')
     share.qcow2('s2', 'other')
     assert look() is Chain.OTHER
+
+
+def test_a_next_start_that_would_undo_it_is_no_success(scene: Scene) -> None:
+    switched = scene.share.disk('s', 'v', 'base').layers
+    scene.share.qcow2('s', 'v', 'qcow2')
+    scene.guest.disks = (fakes.disk(*map(astuple, switched)),)
+    scene.share.open('s', 'v', 'base')
+    assert scene.look() is Chain.AFTER
+    for layers, of_nova, expected in (
+        (switched, False, Chain.AFTER),
+        # libvirtd was killed in the call (lab.md A.4).
+        (switched[1:], False, Chain.OTHER),
+        # Nova writes the definition anew.
+        (switched[1:], True, Chain.AFTER),
+    ):
+        disk = fakes.disk(*map(astuple, layers))
+        scene.guest.next_start = chain.Domain(
+            scene.guest.uuid, 'guest', (disk,), None, of_nova
+        )
+        assert scene.look() is expected
