@@ -131,7 +131,8 @@ agent_opts = [
         default=0,
         min=0,
         help='MiB per second that one merge may read and write; 0 for no '
-        'limit. "nova-ext-manage job limit" changes it while a job runs.',
+        'limit. "virsh blockjob DOMAIN DISK --bandwidth N" changes it while '
+        'a merge runs.',
     ),
     cfg.FloatOpt(
         'file_timeout',

@@ -113,9 +113,9 @@ class SnapshotMerged(Invalid):
     msg_fmt = (
         'Snapshot %(snapshot_id)s was merged away already (%(known)s); this '
         'request (%(asked)s) would lose another snapshot of volume '
-        '%(volume_id)s. Cinder did not take note of the first: finish that in '
-        "the volume's .info file (nova-ext-manage job show tells how), and "
-        'delete the snapshot again.'
+        '%(volume_id)s. Cinder did not take note of the first: in the file '
+        'volume-%(volume_id)s.info remove the line of this snapshot, put '
+        '%(active)s where %(doomed)s stands, and delete the snapshot again.'
     )
 
 

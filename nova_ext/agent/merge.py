@@ -175,6 +175,8 @@ def check_same(known: Job, asked: Request) -> None:
             volume_id=known.volume_id,
             known=str(before),
             asked=str(asked),
+            active=os.path.basename(known.after[0]),
+            doomed=os.path.basename(known.doomed[0]),
         )
 
 

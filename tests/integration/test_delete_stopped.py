@@ -6,12 +6,21 @@ Afterwards the guest starts, and everything is where it was (contract W32).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import signal
+import threading
+import time
 
+import libvirt
 import pytest
 
+from nova_ext.virt.private import PrivateLibvirtd
+from tests.fixtures.cinder_volume import SnapshotFailed
 from tests.fixtures.host import Host
-from tests.integration.test_delete import Share
+from tests.fixtures.libvirt import qemu_pid
+from tests.integration.test_delete import Share, _slow_share
 
 pytest_plugins = ['tests.fixtures.host']
 
@@ -40,3 +49,79 @@ def test_three_snapshots_are_deleted_in_any_order(
     share.host.guest.start()
     assert share.files() == set(share.host.chain())
     share.assert_nothing_lost()
+
+
+def test_the_guest_cannot_start_during_a_merge_and_does_after(
+    libvirtd: PrivateLibvirtd,
+) -> None:
+    with _slow_share(libvirtd) as share:
+        share.snapshot()
+        share.host.guest.domain.destroy()
+        merge = SlowStored(share)
+        with pytest.raises(libvirt.libvirtError, match='lock'):
+            share.host.guest.domain.create()
+        # It goes on without the agent, and the next one takes it up.
+        share.host.kill_agent()
+        share.host.start_agent()
+        merge.let_go()
+        merge.end()
+        share.host.guest.start()
+        share.assert_nothing_lost()
+
+
+def test_a_stand_in_that_is_killed_leaves_nothing_lost(
+    libvirtd: PrivateLibvirtd,
+) -> None:
+    with _slow_share(libvirtd) as share:
+        share.snapshot()
+        share.host.guest.domain.destroy()
+        merge = SlowStored(share)
+        os.kill(qemu_pid(merge.worker.UUIDString()), signal.SIGKILL)
+        with pytest.raises(SnapshotFailed, match='error_deleting'):
+            merge.end()
+        share.assert_the_same()
+        share.host.double.set_snapshot(merge.snapshot_id, 'available')
+        share.delete(merge.snapshot_id)
+        share.host.guest.start()
+        share.assert_nothing_lost()
+
+
+class SlowStored:
+    """A deletion whose stand-in is slow until it is let go."""
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+        self.snapshot_id = next(iter(share._frozen))
+        self._error: list[Exception] = []
+        self._thread = threading.Thread(target=self._delete)
+        self._thread.start()
+        deadline = time.monotonic() + 30
+        while not self._slow_down():
+            assert time.monotonic() < deadline, share.host.log()
+            time.sleep(0.005)
+
+    def let_go(self) -> None:
+        self.worker.blockJobSetSpeed(self.share.host.guest.target, 0)
+
+    def end(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive(), self.share.host.log()
+        for error in self._error:
+            raise error
+
+    def _delete(self) -> None:
+        try:
+            self.share.delete(self.snapshot_id)
+        except Exception as error:
+            self._error.append(error)
+
+    def _slow_down(self) -> bool:
+        connection = self.share.host.guest.domain.connect()
+        target = self.share.host.guest.target
+        for domain in connection.listAllDomains():
+            if domain.name().startswith('nova-ext-'):
+                self.worker = domain
+                with contextlib.suppress(libvirt.libvirtError):
+                    domain.blockJobSetSpeed(target, 1)
+                    return bool(domain.blockJobInfo(target))
+        return False
