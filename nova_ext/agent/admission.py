@@ -114,7 +114,7 @@ class Admission:
         # NOTE: libvirt is asked by its own names, where a file has two; of a
         # guest that is off it may know the first file only.
         before = seen.headers if stored else seen.domain
-        merge.check_notes(volume_id, before, notes)
+        merge.check_notes(volume_id, before, notes, request)
         return Job(
             snapshot_id=snapshot_id,
             volume_id=volume_id,

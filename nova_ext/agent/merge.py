@@ -141,7 +141,10 @@ def _notes(path: str) -> dict[str, str]:
 
 
 def check_notes(
-    volume_id: str, paths: tuple[str, ...], notes: dict[str, str]
+    volume_id: str,
+    paths: tuple[str, ...],
+    notes: dict[str, str],
+    request: Request,
 ) -> None:
     """Refuse to merge in a chain that is not what Cinder takes it for.
 
@@ -152,7 +155,10 @@ def check_notes(
     """
     names = [os.path.basename(path) for path in paths]
     for key, name in notes.items():
-        if name in names and (key != 'active' or name == names[0]):
+        # NOTE: above what is committed there may be an overlay that Cinder
+        # does not count; what is pulled goes into the active layer itself.
+        active = key == 'active' and request.kind is Kind.PULL
+        if name in names[: 1 if active else None]:
             continue
         what = 'the active file' if key == 'active' else f'snapshot {key}'
         raise exception.SnapshotNotInChain(

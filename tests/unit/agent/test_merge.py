@@ -97,10 +97,17 @@ def test_what_cinder_takes_the_chain_for(
     notes: dict[str, str], words: str | None
 ) -> None:
     if words is None:
-        merge.check_notes('volume', CHAIN, notes)
+        merge.check_notes('volume', CHAIN, notes, PULL)
         return
     with pytest.raises(exception.SnapshotNotInChain, match=words):
-        merge.check_notes('volume', CHAIN, notes)
+        merge.check_notes('volume', CHAIN, notes, PULL)
+
+
+def test_below_an_overlay_that_cinder_does_not_count() -> None:
+    notes = NOTES | {'active': 'v.s2', 'id-3': 'v.s2'}
+    merge.check_notes('volume', CHAIN, notes, COMMIT)
+    with pytest.raises(exception.SnapshotNotInChain, match='v.s2 for the'):
+        merge.check_notes('volume', CHAIN, notes, PULL)
 
 
 @pytest.mark.parametrize(
