@@ -14,7 +14,7 @@ from nova_ext import exception
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import quiesce, verify
 from nova_ext.agent.job import Job, Kind
-from nova_ext.virt import image
+from nova_ext.virt import image, stand_in
 
 if TYPE_CHECKING:
     from nova_ext.virt import guest, host
@@ -61,10 +61,12 @@ class Hypervisor:
             found = self._host.guest(job.worker_id)
             # NOTE: had the process been killed, perhaps to be started again,
             # the header would look the same.
-            if found is None or not found.has_process():
-                return agent_job.Chain.UNSAFE
-            if job.process and found.process() != job.process:
-                return agent_job.Chain.UNSAFE
+            if (
+                found is None
+                or not found.has_process()
+                or (job.process and found.process() != job.process)
+            ):
+                return self._unsafe(job)
             # NOTE: QEMU has flushed a base before a commit counts as over.
             if job.kind is Kind.PULL:
                 found.flush(job.target)
@@ -72,6 +74,21 @@ class Hypervisor:
             LOG.warning('Cannot flush %s: %s', agent_job.describe(job), error)
             return agent_job.Chain.UNKNOWN
         return agent_job.Chain.AFTER
+
+    def _unsafe(self, job: Job) -> agent_job.Chain:
+        # NOTE: whoever mends the headers shall not have to mend libvirt too.
+        found = self._host.guest(job.instance_id)
+        if found is not None:
+            try:
+                found.forget_backing(job.target)
+            except (exception.HypervisorError, ValueError) as error:
+                LOG.warning(
+                    'The definition of instance %s keeps its <backingStore>: '
+                    '%s',
+                    job.instance_id,
+                    error,
+                )
+        return agent_job.Chain.UNSAFE
 
     def start(self, job: Job) -> None:
         """Ask libvirt for what a job wants.
@@ -87,8 +104,10 @@ class Hypervisor:
             return
         if job.stored:
             name = f'nova-ext-{job.worker_id}'
-            xml = found.stand_in(job.target, name, job.worker_id)
-            found = self._host.start_paused(xml)
+            xml = found.forget_backing(job.target)
+            found = self._host.start_paused(
+                stand_in.definition(xml, job.target, name, job.worker_id)
+            )
         if job.kind is Kind.PULL:
             base = job.after[1] if len(job.after) > 1 else None
             found.pull(job.target, base, self._bandwidth)

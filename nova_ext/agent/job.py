@@ -250,8 +250,7 @@ def _unsafe(job: Job) -> str:
         f'QEMU ended before all of {doomed} was surely elsewhere on disk. '
         f'Keep {doomed}: with the instance off, run "qemu-img rebase -u -F '
         f'FORMAT -b {doomed} {above}", where FORMAT is that of {doomed}, '
-        'drop the <backingStore> of the disk from its definition ("virsh '
-        'edit"), and delete the snapshot again'
+        'and delete the snapshot again'
     )
 
 

@@ -210,12 +210,14 @@ class Guest:
         """End the block job of a disk; the chain stays as it was."""
         self._call(self._domain.blockJobAbort, target, 0)
 
-    def stand_in(self, target: str, name: str, uuid: str) -> str:
-        """The XML of a stand-in for a disk of this guest, which is off.
+    def forget_backing(self, target: str) -> str:
+        """Let the stored definition say nothing of a disk's backing chain.
 
-        The stored definition forgets the backing chain of the disk, which a
-        merge makes wrong (contract W32); at its next start libvirt reads it
-        from the headers. Not with guests of Nova, which writes it anew.
+        A merge makes it wrong (contract W32); at its next start libvirt
+        reads the chain from the headers. Guests of Nova are left alone: it
+        writes their definitions anew.
+
+        :returns: the XML that was stored before
         """
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE
         xml = self._call(self._domain.XMLDesc, flags)
@@ -223,7 +225,7 @@ class Guest:
         if disk is not None and not chain.parse(xml).of_nova:
             flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
             self._call(self._domain.updateDeviceFlags, disk, flags)
-        return stand_in.definition(xml, target, name, uuid)
+        return xml
 
     def end(self) -> None:
         """End the process of a stand-in; it closes its files in order."""

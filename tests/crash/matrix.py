@@ -21,7 +21,7 @@ _HOLD = 1.4
 # What libvirt is asked for.
 _CALLS = ('snapshot', 'pull', 'commit', 'flush')
 _STAND_IN = (
-    *('snapshot', 'stand_in', 'start_paused', 'pull', 'commit', 'end'),
+    *('snapshot', 'forget_backing', 'start_paused', 'pull', 'commit', 'end'),
     *('journal VERIFYING flushed', 'journal VERIFYING flushed released'),
 )
 _CUT = ('after journal RUNNING', 'after snapshot', 'after deliver')

@@ -32,7 +32,7 @@ POINTS: dict[str, dict[str, str | Callable[..., str]]] = {
         name: name
         for name in (
             *('snapshot', 'pull', 'commit', 'flush', 'cancel', 'freeze'),
-            *('thaw', 'limit', 'stand_in', 'end'),
+            *('thaw', 'limit', 'forget_backing', 'end'),
         )
     },
     'nova_ext.virt.host:Host': {'start_paused': 'start_paused'},

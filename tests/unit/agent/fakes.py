@@ -10,12 +10,22 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 from nova_ext import exception
 from nova_ext.virt import chain
 from tests.unit.virt import qcow2
 
 VOLUME, INSTANCE, TARGET = 'volume-id', 'instance-id', 'vdb'
+DEFINITION = (
+    '<domain type="kvm"><os><type>hvm</type></os><devices>'
+    '<emulator>/usr/bin/qemu</emulator>'
+    '<disk type="file"><driver type="qcow2" cache="none"/>'
+    '<source file="/share/v.s2"/><backingStore/>'
+    f'<target dev="{TARGET}"/><serial>{VOLUME}</serial></disk>'
+    '<disk type="file"><target dev="vda"/></disk>'
+    '</devices></domain>'
+)
 
 
 def unreachable() -> exception.HypervisorUnavailable:
@@ -103,9 +113,9 @@ class Guest:
     def limit(self, target: str, bandwidth: int) -> None:
         self._called('limit', target, bandwidth)
 
-    def stand_in(self, target: str, name: str, uuid: str) -> str:
-        self._called('stand_in', target, name, uuid)
-        return uuid
+    def forget_backing(self, target: str) -> str:
+        self._called('forget_backing', target)
+        return DEFINITION
 
     def end(self) -> None:
         self._called('end')
@@ -140,6 +150,7 @@ class Host:
     def __init__(self, *guests: Guest) -> None:
         self.guests = list(guests)
         self.error: Exception | None = None
+        self.started: list[ElementTree.Element] = []
 
     def connect(self) -> Any:
         if self.error is not None:
@@ -154,7 +165,10 @@ class Host:
 
     def start_paused(self, xml: str) -> Guest:
         self.connect()
-        self.guests.append(Guest(disk(serial=None), uuid=xml))
+        root = ElementTree.fromstring(xml)
+        uuid = root.findtext('uuid', '')
+        self.guests.append(Guest(disk(serial=None), uuid=uuid))
+        self.started.append(root)
         return self.guests[-1]
 
     def attachments(self, volume_id: str) -> list[Attachment]:

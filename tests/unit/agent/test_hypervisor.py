@@ -141,6 +141,10 @@ def test_what_another_process_merged_is_not_sure_to_be_on_disk(
         assert hypervisor.look(job) is Chain.AFTER
         guest.process_name = 'boot 2'
         assert hypervisor.look(job) is Chain.UNSAFE
+        # The headers are mended by hand, and libvirt shall read them then.
+        assert guest.calls[-1] == ('forget_backing', 'vdb')
+        guest.errors['forget_backing'] = fakes.refusal()
+        assert hypervisor.look(job) is Chain.UNSAFE
         guest.process_name, guest.has_qemu = job.process, False
         assert hypervisor.look(job) is Chain.UNSAFE
         done = job.to(job.state, flushed=True)
@@ -163,3 +167,28 @@ def test_a_pull_that_cannot_be_flushed_is_not_done(
             assert hypervisor.look(job) is Chain.UNSAFE
         host.error = fakes.unreachable()
         assert hypervisor.look(job) is Chain.UNKNOWN
+
+
+def test_below_a_guest_that_is_off_a_stand_in_merges(
+    hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host
+) -> None:
+    guest.has_qemu = False
+    job = jobs.delete(**HERE, stored=True)
+    hypervisor.start(job)
+    assert guest.calls == [('forget_backing', 'vdb')]
+    (root,), (_, stand_in) = host.started, host.guests
+    assert stand_in.uuid == job.worker_id
+    assert stand_in.calls == [('commit', 'vdb', V, S1, 7)]
+    # The machine, and of the disks this one as the guest has it, without
+    # what would make it another attachment of the volume.
+    assert root.get('type') == 'kvm'
+    assert root.findtext('os/type') == 'hvm'
+    (disk,) = root.findall('devices/disk')
+    assert [child.tag for child in disk] == ['driver', 'source', 'target']
+    assert disk.find('driver').get('cache') == 'none'  # type: ignore
+    assert hypervisor.release(job)
+    assert stand_in.calls[-1] == ('end',)
+    stand_in.errors['end'] = fakes.refusal()
+    assert not hypervisor.release(job)
+    host.guests.remove(stand_in)
+    assert hypervisor.release(job)
