@@ -131,8 +131,7 @@ agent_opts = [
         default=0,
         min=0,
         help='MiB per second that one merge may read and write; 0 for no '
-        'limit. "virsh blockjob DOMAIN DISK --bandwidth N" changes it while '
-        'a merge runs.',
+        'limit. "nova-ext-manage job limit" changes it while a merge runs.',
     ),
     cfg.FloatOpt(
         'file_timeout',

@@ -52,6 +52,13 @@ class PolicyNotAuthorized(Forbidden):
     msg_fmt = "Policy doesn't allow %(action)s to be performed."
 
 
+class JobNotFound(NotFound):
+    msg_fmt = (
+        'There is no job %(job_id)s here. "nova-ext-manage job list --all" '
+        'shows those that are.'
+    )
+
+
 class VolumeNotAttached(Invalid):
     # NOTE: the first sentence is Nova's, which clients may look for.
     msg_fmt = (

@@ -251,7 +251,10 @@ class Admission:
                 active.path,
                 'QEMU has no lock on the active layer at this path. The '
                 'agent must see the file that QEMU has open: run it in the '
-                'same mount namespace, on a file system with working locks',
+                'same mount namespace, on a file system with working locks. '
+                'If other volumes work, libvirt has lost track of this one: '
+                'see which file QEMU writes to, and make the definition name '
+                'it by "virsh edit" before the instance is started again',
             )
         # NOTE: of a guest that is off libvirt may know the first file only.
         if not seen.agree and not (stored and len(seen.domain) == 1):

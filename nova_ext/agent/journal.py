@@ -105,6 +105,17 @@ class Journal:
         )
         return jobs[0] if jobs else None
 
+    def get(self, identity: int) -> agent_job.Job | None:
+        """The job with this database id; None if there is none."""
+        jobs = self._select('id = ?', (identity,))
+        return jobs[0] if jobs else None
+
+    def jobs(self, everything: bool) -> list[agent_job.Job]:
+        """Every job, or those that are not over; the oldest first."""
+        if not everything:
+            return self.unfinished()
+        return self._select('1 ORDER BY id', ())
+
     def merged(self, snapshot_id: str) -> agent_job.Job | None:
         """The last job that merged a snapshot away; None if none did."""
         jobs = self._select(
@@ -145,7 +156,7 @@ class Journal:
         return number
 
     def _select(
-        self, where: str, arguments: tuple[str, ...]
+        self, where: str, arguments: tuple[str | int, ...]
     ) -> list[agent_job.Job]:
         # NOTE: `where` is made of constants of this module only.
         with self._lock:

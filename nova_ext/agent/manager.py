@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nova_ext import exception
 from nova_ext.agent import admission as agent_admission
+from nova_ext.agent import control as agent_control
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import journal as agent_journal
 from nova_ext.agent import merge
@@ -77,6 +78,9 @@ class Manager:
         self._volumes: dict[str, tuple[threading.Lock, int]] = {}
         self._volumes_lock = threading.Lock()
         self._sweeper = agent_sweeper.Sweeper(self._step)
+        self.control = agent_control.Control(
+            hypervisor, journal, self._sweeper
+        )
 
     def start(self) -> None:
         """Take up what a former process left, and sweep from now on."""

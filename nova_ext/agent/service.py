@@ -80,7 +80,10 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
     def answer(self, line: bytes) -> bytes:
         name, arguments = wire.parse_request(line)
-        method = getattr(self._methods, name)
+        mine = name in wire.METHODS
+        method = getattr(
+            self._methods if mine else self._methods.control, name
+        )
         try:
             inspect.signature(method).bind(**arguments)
         except TypeError as error:

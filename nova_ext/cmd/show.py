@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 import types
 from collections.abc import Iterable
 
@@ -72,30 +73,48 @@ def result(text: str, good: bool) -> None:
     print(f'\n{_paint(text, _GREEN if good else _RED)}', flush=True)
 
 
+def _mib(size: float) -> str:
+    return f'{size / (1 << 20):.1f}'
+
+
 class Progress:
     """A bar that fills, on a terminal; elsewhere one line at the end.
 
     :param total: the value at which it is full
+    :param unit: what is counted; of bytes rate and time left are shown
     """
 
-    def __init__(self, text: str, total: int) -> None:
+    def __init__(self, text: str, total: int, unit: str = 'records') -> None:
         self._text = text
         self._total = total
+        self._unit = unit
         self._done = 0
+        self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
         return self
 
-    def update(self, done: int) -> None:
-        """Show that `done` of the total are reached."""
+    def update(self, done: int, total: int | None = None) -> None:
+        """Show that `done` of the total, which may change, are reached."""
+        self._total = self._total if total is None else total
         self._done = min(done, self._total)
+        self._first = self._first or (time.monotonic(), self._done)
         if _terminal():
-            filled = _BAR * self._done // self._total
+            filled = _BAR * self._done // max(self._total, 1)
             bar = '#' * filled + '.' * (_BAR - filled)
-            print(f'\r   {self._state()} {bar}', end='', flush=True)
+            print(f'\r   {bar} {self._state()}\033[K', end='', flush=True)
 
     def _state(self) -> str:
-        return f'{self._text}: {self._done}/{self._total} records'
+        if self._unit != 'bytes':
+            return f'{self._text}: {self._done}/{self._total} {self._unit}'
+        state = f'{self._text}: {_mib(self._done)} of {_mib(self._total)} MiB'
+        since, before = self._first or (0.0, 0)
+        seconds = time.monotonic() - since
+        if self._done > before and seconds > 0:
+            rate = (self._done - before) / seconds
+            left = (self._total - self._done) / rate
+            state += f', {_mib(rate)} MiB/s, {left:.0f} s left'
+        return state
 
     def __exit__(
         self,

@@ -59,7 +59,7 @@ class ComputeAPI(api.ComputeAPI):
 
     def check(self) -> str:
         """See :class:`nova_ext.compute.api.ComputeAPI`."""
-        return self._ask('status', {}, timeout=5.0)['summary']
+        return self.ask('status', {}, timeout=5.0)['summary']
 
     def _call(
         self,
@@ -81,7 +81,7 @@ class ComputeAPI(api.ComputeAPI):
         while True:
             try:
                 # Both the admission and the job may take up to `wait`.
-                self._ask(method, arguments, timeout=2 * wait + 5.0)
+                self.ask(method, arguments, timeout=2 * wait + 5.0)
                 return
             except exception.HostUnavailable as error:
                 asked = asked or isinstance(error, _AnswerLost)
@@ -91,9 +91,14 @@ class ComputeAPI(api.ComputeAPI):
                     raise
             time.sleep(_REPEAT_SECONDS)
 
-    def _ask(
+    def ask(
         self, method: str, arguments: dict[str, Any], timeout: float
     ) -> Any:
+        """What the agent answers.
+
+        :param timeout: seconds
+        :raises: :class:`nova_ext.exception.NovaExtException`
+        """
         path = self.conf.nova_ext_agent.socket
         sent = False
         try:

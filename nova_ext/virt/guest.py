@@ -67,6 +67,10 @@ def call(
             raise exception.HypervisorUnavailable(
                 uri=uri, reason=reason
             ) from error
+        # NOTE: libvirtd was killed in an earlier call, and QEMU still has
+        # what it had prepared for it (lab A.4).
+        if 'Duplicate nodes' in reason:
+            reason += '. Power the instance off and on, then try again'
         raise exception.HypervisorError(
             code=error.get_error_code(), reason=reason
         ) from error

@@ -48,7 +48,16 @@ POINTS: dict[str, dict[str, str | Callable[..., str]]] = {
 # in one of the two.
 READS = {
     'nova_ext.agent.journal:Journal': {
-        *('close', 'latest', 'merged', 'touching', 'unfinished', 'count'),
+        *(
+            'close',
+            'latest',
+            'merged',
+            'get',
+            'jobs',
+            'touching',
+            'unfinished',
+            'count',
+        ),
     },
     'nova_ext.virt.guest:Guest': {
         *('describe', 'state', 'has_process', 'has_managed_save', 'has_job'),

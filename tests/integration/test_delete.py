@@ -352,7 +352,7 @@ def test_a_merge_goes_on_while_the_agent_is_away(
         merge = Merge(share)
         share.host.kill_agent()
         share.host.start_agent()
-        assert share.host.states()[-1] == 'RUNNING'
+        share.host.wait_for_last_state('RUNNING')
         share.host.restart_libvirtd()
         assert share.host.chain() == merge.chain
         assert share.open_at_the_report == []

@@ -279,8 +279,8 @@ def test_an_agent_that_hangs_is_given_up(
         go_on.wait(10)
 
     agent.behaviours = [hang]
-    ask = backend._ask
-    with mock.patch.object(backend, '_ask', autospec=True) as quicker:
+    ask = backend.ask
+    with mock.patch.object(backend, 'ask', autospec=True) as quicker:
         quicker.side_effect = lambda method, arguments, timeout: ask(
             method, arguments, timeout / 30
         )

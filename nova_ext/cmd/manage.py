@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nova-ext-manage: the jobs of this host's agent, for its operators.
+
+All is asked of the agent by its socket; the journal is not opened here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from oslo_config import cfg
+
+from nova_ext import conf as nova_ext_conf
+from nova_ext import exception
+from nova_ext.cmd import show
+from nova_ext.compute import libvirt as agent
+
+_TIMEOUT_SECONDS = 30.0
+_WATCH_SECONDS = 1.0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='nova-ext-manage', description=__doc__.partition(':')[2]
+    )
+    parser.add_argument('--config-file', action='append')
+    groups = parser.add_subparsers(required=True, metavar='GROUP')
+    verbs = groups.add_parser(
+        'job', help='the jobs of this host'
+    ).add_subparsers(required=True, metavar='VERB', dest='verb')
+    add = {}
+    for verb, text in (
+        ('list', 'those that are not over'),
+        ('show', 'one, with all that is known of it'),
+        ('watch', 'how far a merge is, until it is over'),
+        ('cancel', 'end a merge; the snapshot must be deleted again'),
+        ('limit', 'change how fast a merge may be'),
+    ):
+        add[verb] = verbs.add_parser(verb, help=text)
+        add[verb].add_argument('--json', action='store_true')
+        if verb != 'list':
+            add[verb].add_argument('job_id', type=int)
+    add['list'].add_argument('--all', action='store_true')
+    add['limit'].add_argument('bandwidth', type=int, help='MiB/s; 0: any')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says; exit status 1 if it can't be done."""
+    options = _parser().parse_args(argv)
+    conf = cfg.ConfigOpts()
+    try:
+        nova_ext_conf.register_opts(conf)
+        conf([], 'nova_ext', default_config_files=options.config_file)
+        return _run(agent.ComputeAPI(conf), options)
+    except (cfg.Error, exception.NovaExtException) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _run(api: agent.ComputeAPI, options: argparse.Namespace) -> int:
+    def ask(method: str, **arguments: Any) -> Any:
+        return api.ask(method, arguments, timeout=_TIMEOUT_SECONDS)
+
+    if options.verb == 'list':
+        jobs = ask('job_list', everything=options.all)
+        if options.json:
+            print(json.dumps(jobs, indent=2))
+        else:
+            for job in jobs:
+                print(_line(job))
+        return 0
+    if options.verb == 'cancel':
+        ask('job_cancel', job_id=options.job_id)
+    elif options.verb == 'limit':
+        ask('job_limit', job_id=options.job_id, bandwidth=options.bandwidth)
+    job = ask('job_show', job_id=options.job_id)
+    if options.verb == 'watch':
+        job = _watch(ask, job, options.json)
+    if options.json:
+        print(json.dumps(job, indent=2))
+    elif options.verb == 'show':
+        for key, value in job.items():
+            print(f'{key}: {value}')
+    else:
+        print(_line(job))
+    return 0
+
+
+def _watch(
+    ask: Callable[..., Any], job: dict[str, Any], quiet: bool
+) -> dict[str, Any]:
+    """Show how far a merge is until it is over; what it came to."""
+    shown = show.Progress(f'job {job["id"]}', 0, unit='bytes')
+    with contextlib.nullcontext() if quiet else shown:
+        while job['state'] in ('PENDING', 'RUNNING', 'VERIFYING'):
+            if job['total'] and not quiet:
+                shown.update(job['done'], job['total'])
+            time.sleep(_WATCH_SECONDS)
+            job = ask('job_show', job_id=job['id'])
+    return job
+
+
+def _line(job: dict[str, Any]) -> str:
+    words = (
+        f'{job["id"]} {job["state"]} {job["operation"]} of snapshot '
+        f'{job["snapshot_id"]} of volume {job["volume_id"]}'
+    )
+    return f'{words} ({job["reason"]})' if job['reason'] else words
+
+
+if __name__ == '__main__':
+    sys.exit(main())
