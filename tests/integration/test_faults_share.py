@@ -77,7 +77,7 @@ def test_a_commit_into_what_is_read_only(
     with slow_share(libvirtd) as share:
         older, newer = share.snapshot(), share.snapshot()
         share.host.volume.chmod(0o444)
-        with pytest.raises(exception.SnapshotFailed, match='denied'):
+        with pytest.raises(exception.MergeFailed, match='denied'):
             share.cinder.delete(older, share.compute_delete)
         wait_for_state(share.host, 'FAILED')
         assert share.host.double.history(older)[-2:] == [ASKED, FAILED]
