@@ -26,8 +26,8 @@ from tests.fixtures.merge import (
 pytest_plugins = ['tests.fixtures.host']
 
 _WATCHED_SECONDS = 10.0
-# One look: the guest's process, its definition and its block job, and again
-# whether it is occupied.
+# One look: the guest's process, its definition and its block job, whether it
+# is occupied, and how far it is.
 _CALLS_A_LOOK = 5
 
 
@@ -43,7 +43,7 @@ def test_a_running_merge_is_looked_at_once_in_a_while(
         time.sleep(_WATCHED_SECONDS)
         calls = [name for at, name in share.host.calls() if at >= since]
         merge.assert_under_way()
-        looks = calls.count('blockJobInfo')
+        looks = calls.count('XMLDesc')
         print(f'{looks} looks in {_WATCHED_SECONDS} s: {calls}')
         assert 1 <= looks <= _WATCHED_SECONDS / 2 + 1
         assert len(calls) <= looks * _CALLS_A_LOOK
