@@ -18,6 +18,8 @@ from oslo_config import cfg
 GROUP = cfg.OptGroup('nova_ext_cinder', 'The reports to Cinder')
 
 _TIMEOUT_SECONDS = 10
+# The first in which an attachment can be shown.
+_ATTACHMENTS = '3.27'
 _PROGRESS = 'os-extended-snapshot-attributes:progress'
 # What is taken out of a path on the way, even when it is quoted.
 _NO_IDS = ('', '.', '..')
@@ -58,6 +60,8 @@ class Snapshots(Protocol):
     ) -> Answer: ...
 
     def show(self, snapshot_id: str) -> Row | None: ...
+
+    def attached_files(self, volume_id: str) -> tuple[str, ...]: ...
 
 
 def _opts() -> list[cfg.Opt]:
@@ -130,13 +134,43 @@ class Cinder:
         """
         if snapshot_id in _NO_IDS:
             return None
-        response = self._request('GET', _path(snapshot_id))
+        shown = self._show(_path(snapshot_id), 'snapshot')
+        if shown is None:
+            return None
+        try:
+            return Row(shown['status'], shown.get(_PROGRESS))
+        except (KeyError, TypeError, AttributeError):
+            raise NoAnswer('what it shows of the snapshot is none') from None
+
+    def attached_files(self, volume_id: str) -> tuple[str, ...]:
+        """The file that each attachment of a volume is told to use.
+
+        Empty where Cinder knows of no volume, attachment or file.
+
+        :raises: :class:`NoAnswer`
+        """
+        if volume_id in _NO_IDS:
+            return ()
+        volume = self._show(_path(volume_id, 'volumes'), 'volume') or {}
+        names = []
+        for attachment in volume.get('attachments', ()):
+            shown = self._show(
+                _path(attachment['attachment_id'], 'attachments'),
+                'attachment',
+                microversion=_ATTACHMENTS,
+            )
+            told = (shown or {}).get('connection_info') or {}
+            names += [told['name']] if told.get('name') else []
+        return tuple(names)
+
+    def _show(self, path: str, key: str, **options: Any) -> Any:
+        """The resource at a path; None if there is none."""
+        response = self._request('GET', path, **options)
         if response.status_code == 404:
             return None
         try:
-            shown = response.json()['snapshot']
-            return Row(shown['status'], shown.get(_PROGRESS))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            return response.json()[key]
+        except (ValueError, KeyError, TypeError):
             answer = Answer(response.status_code, _message(response))
             raise NoAnswer(f'it answered {answer}') from None
 
@@ -149,10 +183,10 @@ class Cinder:
             raise NoAnswer(str(error)) from error
 
 
-def _path(snapshot_id: str) -> str:
+def _path(identity: str, resource: str = 'snapshots') -> str:
     # NOTE: an id is whatever a caller sent; with our credentials it must not
     # lead to another resource.
-    return f'/snapshots/{urllib.parse.quote(snapshot_id, safe="")}'
+    return f'/{resource}/{urllib.parse.quote(identity, safe="")}'
 
 
 def _message(response: Any) -> str:

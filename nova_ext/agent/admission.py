@@ -164,6 +164,41 @@ class Admission:
             reason='',
         )
 
+    def rollback(self, orphan: Job, now: float) -> tuple[Job, dict[str, str]]:
+        """The job that undoes a create, and Cinder's notes on the volume.
+
+        :returns: the notes as of :func:`nova_ext.agent.merge.look`
+        :raises: :class:`nova_ext.exception.NovaExtException`
+        """
+        volume_id = orphan.volume_id
+        attachment, stored = self._find_for_delete(volume_id)
+        if stored:
+            raise exception.InstanceInvalidState(
+                instance_id=attachment.guest.uuid,
+                state='is shut off; start it first, it may stay paused',
+                method='rollback',
+            )
+        seen, notes = self._look(
+            volume_id, attachment.disk, merge.look, volume_id
+        )
+        self._check_view(volume_id, attachment.disk.layers[0], seen, stored)
+        return dataclasses.replace(
+            orphan,
+            operation=Operation.ROLLBACK,
+            kind=Kind.ACTIVE,
+            instance_id=attachment.guest.uuid,
+            target=attachment.disk.target,
+            before=seen.domain,
+            after=seen.domain[1:],
+            accepted_at=now,
+            deadline=now + self._delete_limit,
+            stored=False,
+            process=attachment.guest.process(),
+            state=State.PENDING,
+            succeeded=None,
+            reason='',
+        ), notes
+
     def _find_for_delete(self, volume_id: str) -> tuple[host.Attachment, bool]:
         attachment = self._find(volume_id)
         return attachment, self._check_state(

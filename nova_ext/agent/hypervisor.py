@@ -51,7 +51,7 @@ class Hypervisor:
     def look(self, job: Job) -> agent_job.Chain:
         """What the chain of a job is now."""
         chain = verify.look(job, self._host, self._files)
-        if chain is not agent_job.Chain.AFTER or job.kind is Kind.OVERLAY:
+        if chain is not agent_job.Chain.AFTER or not job.merges:
             return chain
         return chain if job.flushed else self._flushed(job)
 
@@ -112,8 +112,9 @@ class Hypervisor:
             base = job.after[1] if len(job.after) > 1 else None
             found.pull(job.target, base, self._bandwidth)
         else:
-            (top,) = job.doomed
-            base = job.before[job.before.index(top) + 1]
+            (doomed,) = job.doomed
+            base = job.before[job.before.index(doomed) + 1]
+            top = None if job.kind is Kind.ACTIVE else doomed
             found.commit(job.target, base, top, self._bandwidth)
 
     def progress(self, job: Job) -> tuple[int, int] | None:
@@ -159,6 +160,18 @@ class Hypervisor:
             found, domain, self._quiesce_mode, self._freeze_limit
         ):
             found.snapshot(job.target, job.after[0], others)
+
+    def pivot(self, job: Job) -> None:
+        """Have a guest go on in the layer that its active one was put into.
+
+        That it is not done, or not yet, only a look tells.
+        """
+        try:
+            found = self._host.guest(job.worker_id)
+            if found is not None:
+                found.pivot(job.target)
+        except exception.NovaExtException as error:
+            LOG.info('Cannot pivot %s: %s', agent_job.describe(job), error)
 
     def cancel(self, job: Job) -> None:
         """End the block job of a job; a failure to is only logged."""

@@ -27,12 +27,24 @@ class State(str, enum.Enum):
     FAILED = 'FAILED'  # the chain is as it was before
     ORPHANED = 'ORPHANED'  # done, but Cinder counts it as failed
     UNCLAIMED = 'UNCLAIMED'  # merged, and Cinder did not take note
+    ABANDONED = 'ABANDONED'  # an operator took it over, whatever it came to
 
 
-FINAL = frozenset({State.DONE, State.FAILED, State.ORPHANED, State.UNCLAIMED})
+FINAL = frozenset(
+    {
+        State.DONE,
+        State.FAILED,
+        State.ORPHANED,
+        State.UNCLAIMED,
+        State.ABANDONED,
+    }
+)
 # NOTE: while a job is in one of these, the chain may change under whoever
 # else would touch the volume.
 TOUCHING = frozenset({State.PENDING, State.RUNNING, State.VERIFYING})
+
+# What an operator has tried again is over after this time.
+_AGAIN_SECONDS = 60.0
 
 _STAND_INS = uuid.UUID('3f4a3c52-6d0f-5e0b-9a53-1f7c2f0a6f55')
 
@@ -42,6 +54,7 @@ class Operation(str, enum.Enum):
 
     CREATE = 'create'
     DELETE = 'delete'
+    ROLLBACK = 'rollback'  # by an operator; Cinder is not told
 
 
 class Kind(str, enum.Enum):
@@ -50,6 +63,7 @@ class Kind(str, enum.Enum):
     OVERLAY = 'overlay'  # a new active layer on top
     PULL = 'pull'  # the layer below moves into the active one
     COMMIT = 'commit'  # a layer moves into the one below it
+    ACTIVE = 'active commit'  # the active layer does
 
 
 class Chain(enum.Enum):
@@ -58,6 +72,7 @@ class Chain(enum.Enum):
     BEFORE = 'as before'
     AFTER = 'as wanted'
     RUNNING = 'a block job is under way'
+    READY = 'the layer below is the same'
     OTHER = 'neither'
     UNSAFE = 'as wanted, but perhaps not on disk'
     UNKNOWN = 'cannot be known now'
@@ -80,6 +95,7 @@ class Action(enum.Enum):
     START = 'ask libvirt for it'
     LOOK = 'look at the chain'
     CANCEL = 'end the block job'
+    PIVOT = 'make the layer below the active one'
     RELEASE = 'end what was started for the job only'
     REPORT = 'tell Cinder'
     CONFIRM = 'ask Cinder'
@@ -140,6 +156,11 @@ class Job:
         return self.after[0] if self.kind is Kind.OVERLAY else None
 
     @property
+    def merges(self) -> bool:
+        """Whether what is below the active layer changes."""
+        return self.kind in (Kind.PULL, Kind.COMMIT)
+
+    @property
     def doomed(self) -> tuple[str, ...]:
         """The files that are no part of the chain afterwards."""
         return tuple(path for path in self.before if path not in self.after)
@@ -191,11 +212,12 @@ def looked(
     """
     late = now >= job.deadline
     ours = job.kind is not Kind.OVERLAY and not job.merged
-    if chain is Chain.RUNNING and ours:
+    if chain in (Chain.RUNNING, Chain.READY) and ours:
         if late or job.cancelled:
             reason = job.reason or 'its deadline passed'
             return job.to(State.RUNNING, reason=reason), Action.CANCEL
-        return job.to(State.RUNNING), Action.LOOK
+        ready = chain is Chain.READY
+        return job.to(State.RUNNING), Action.PIVOT if ready else Action.LOOK
     if chain is Chain.AFTER:
         # NOTE: a look calls a merge this only once it is on disk.
         job = dataclasses.replace(job, flushed=True)
@@ -295,6 +317,29 @@ def _unheard(job: Job) -> Job:
         reason='the layer is merged, and Cinder did not take note; delete '
         'the snapshot again',
     )
+
+
+def retried(job: Job, now: float) -> tuple[Job, Action]:
+    """What an operator's wish to try again does with a job that is over."""
+    return job.to(
+        State.VERIFYING,
+        succeeded=None,
+        reason='',
+        deadline=now + _AGAIN_SECONDS,
+    ), Action.LOOK
+
+
+def abandoned(job: Job) -> Job:
+    """A job that an operator takes over; what is known of it stays known."""
+    reason = f'abandoned by an operator when it was {job.state.value}'
+    if job.reason:
+        reason += f': {job.reason}'
+    if job.succeeded is False:
+        return job.to(State.FAILED, reason=reason)
+    if job.succeeded and job.operation is Operation.DELETE:
+        # NOTE: that it is merged is what keeps a retry from a wrong merge.
+        return job.to(State.UNCLAIMED, reason=reason)
+    return job.to(State.ABANDONED, reason=reason)
 
 
 def describe(job: Job) -> str:

@@ -105,6 +105,22 @@ class Reporter:
         gave_up = row is None or row.status == 'error'
         return Verdict.GAVE_UP if gave_up else Verdict.CLAIMED
 
+    def witness(self, job: Job) -> tuple[str | None, tuple[str, ...]]:
+        """What Cinder says of a snapshot, and of its volume's files.
+
+        :returns: the snapshot's status, None if there is none; the name of
+            the file that each of the volume's attachments is told to use
+        :raises: :class:`nova_ext.exception.CinderUnavailable`
+        """
+        try:
+            row = self._snapshots.show(job.snapshot_id)
+            files = self._snapshots.attached_files(job.volume_id)
+        except cinder.NoAnswer as error:
+            raise exception.CinderUnavailable(
+                snapshot_id=job.snapshot_id, reason=str(error)
+            ) from None
+        return row.status if row else None, files
+
     def _update(
         self, job: Job, status: str, progress: str | None
     ) -> cinder.Answer:
@@ -153,3 +169,10 @@ class Silence:
     def confirm(self, job: Job) -> Verdict:
         """Everything is claimed at once."""
         return Verdict.CLAIMED
+
+    def witness(self, job: Job) -> tuple[str | None, tuple[str, ...]]:
+        """:raises: :class:`nova_ext.exception.CinderUnavailable`"""
+        raise exception.CinderUnavailable(
+            snapshot_id=job.snapshot_id,
+            reason='[nova_ext_agent] reports is "none"',
+        )

@@ -20,6 +20,7 @@ LOG = logging.getLogger(__name__)
 
 _WORKERS = 16
 _RETRY_SECONDS = 5.0
+_LOOKING = (Action.LOOK, Action.CANCEL, Action.PIVOT)
 
 
 class Run:
@@ -32,6 +33,7 @@ class Run:
     :ivar abandoned: nobody waits any more, so it must not be started;
         under ``lock``
     :ivar cancelled: an operator wants its block job to end
+    :ivar dropped: an operator wants it to be left alone
     :ivar progress: bytes done and bytes in all, when it was last looked at
     :ivar percent: what Cinder was last shown of that
     """
@@ -44,6 +46,7 @@ class Run:
         self.settled_at = settled_at
         self.attempts = 0
         self.cancelled = job.cancelled
+        self.dropped = False
         self.progress: tuple[int, int] | None = None
         self.percent = 0
         self.lock = threading.Lock()
@@ -107,10 +110,17 @@ class Sweeper:
         """The jobs of a guest that wait for a look are due now."""
         with self._changed:
             for run in self._runs.values():
-                looking = run.action in (Action.LOOK, Action.CANCEL)
+                looking = run.action in _LOOKING
                 concerned = (run.job.instance_id, run.job.worker_id)
                 if instance_id in concerned and looking:
                     run.woken = True
+            self._changed.notify_all()
+
+    def hasten(self, identity: int) -> None:
+        """What a job waits for, if it does, is tried now."""
+        with self._changed:
+            if identity in self._runs:
+                self._runs[identity].woken = True
             self._changed.notify_all()
 
     def _sweep(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nova_ext import exception
-from nova_ext.agent.job import Chain, Job
+from nova_ext.agent.job import Chain, Job, Kind
 from nova_ext.virt import chain, image
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def look(job: Job, virt_host: host.Host, files: image.Files) -> Chain:
         disk = _disk(job, found) if found else None
         has_process = bool(found and found.has_process())
         if found and disk and has_process:
+            if job.kind is Kind.ACTIVE and disk.committed == job.after[0]:
+                return Chain.READY
             if found.block_job(job.target) or disk.busy:
                 return Chain.RUNNING
             if found.is_occupied():

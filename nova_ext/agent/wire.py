@@ -16,7 +16,15 @@ from nova_ext import exception
 VERSION = '1.0'
 METHODS = ('volume_snapshot_create', 'volume_snapshot_delete', 'status')
 # What operators ask; never offered to another host.
-JOB_METHODS = ('job_list', 'job_show', 'job_cancel', 'job_limit')
+JOB_METHODS = (
+    'job_list',
+    'job_show',
+    'job_cancel',
+    'job_limit',
+    'job_retry',
+    'job_rollback',
+    'job_abandon',
+)
 
 # NOTE: larger than the largest request body that the API lets pass.
 LIMIT = 1 << 20

@@ -23,6 +23,7 @@ from nova_ext.compute import libvirt as agent
 
 _TIMEOUT_SECONDS = 30.0
 _WATCH_SECONDS = 1.0
+_MOVING = ('PENDING', 'RUNNING', 'VERIFYING')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         ('watch', 'how far a merge is, until it is over'),
         ('cancel', 'end a merge; the snapshot must be deleted again'),
         ('limit', 'change how fast a merge may be'),
+        ('retry', 'try now, or once more, what Cinder did not take note of'),
+        ('rollback', 'undo a switch that Cinder counts as failed'),
+        ('abandon', 'leave a job to you; whatever it did stays as it is'),
     ):
         add[verb] = verbs.add_parser(verb, help=text)
         add[verb].add_argument('--json', action='store_true')
@@ -48,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
             add[verb].add_argument('job_id', type=int)
     add['list'].add_argument('--all', action='store_true')
     add['limit'].add_argument('bandwidth', type=int, help='MiB/s; 0: any')
+    add['rollback'].add_argument(
+        '--yes', action='store_true', help='do it, and not only say whether'
+    )
     return parser
 
 
@@ -76,8 +83,10 @@ def _run(api: agent.ComputeAPI, options: argparse.Namespace) -> int:
             for job in jobs:
                 print(_line(job))
         return 0
-    if options.verb == 'cancel':
-        ask('job_cancel', job_id=options.job_id)
+    if options.verb == 'rollback':
+        return _roll_back(ask, options)
+    if options.verb in ('cancel', 'retry', 'abandon'):
+        ask(f'job_{options.verb}', job_id=options.job_id)
     elif options.verb == 'limit':
         ask('job_limit', job_id=options.job_id, bandwidth=options.bandwidth)
     job = ask('job_show', job_id=options.job_id)
@@ -93,13 +102,39 @@ def _run(api: agent.ComputeAPI, options: argparse.Namespace) -> int:
     return 0
 
 
+def _roll_back(ask: Callable[..., Any], options: argparse.Namespace) -> int:
+    """Show the evidence, and what came of it if it was told to."""
+    found = ask('job_rollback', job_id=options.job_id, confirmed=options.yes)
+    job = None
+    if not options.json:
+        for line in found['evidence']:
+            word = 'allows it' if line['allows'] else 'FORBIDS IT'
+            print(f'{word}: {line["witness"]}: {line["says"]}')
+    if found['job_id'] is not None:
+        job = ask('job_show', job_id=found['job_id'])
+        job = _watch(ask, job, options.json)
+    if options.json:
+        print(json.dumps({**found, 'job': job}, indent=2))
+    elif job is not None:
+        print(_line(job))
+    elif found['allowed']:
+        print('Nothing was done yet. To do it, say --yes.')
+    else:
+        print('Nothing was done.')
+    return 0 if found['allowed'] and (not job or _is_done(job)) else 1
+
+
+def _is_done(job: dict[str, Any]) -> bool:
+    return job['state'] == 'DONE'
+
+
 def _watch(
     ask: Callable[..., Any], job: dict[str, Any], quiet: bool
 ) -> dict[str, Any]:
     """Show how far a merge is until it is over; what it came to."""
     shown = show.Progress(f'job {job["id"]}', 0, unit='bytes')
     with contextlib.nullcontext() if quiet else shown:
-        while job['state'] in ('PENDING', 'RUNNING', 'VERIFYING'):
+        while job['state'] in _MOVING:
             if job['total'] and not quiet:
                 shown.update(job['done'], job['total'])
             time.sleep(_WATCH_SECONDS)

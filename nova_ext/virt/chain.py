@@ -37,6 +37,8 @@ class Disk:
     :ivar layers: the backing chain, active layer first; empty if the disk
         is not made of files
     :ivar busy: whether libvirt says that a block job mirrors it
+    :ivar committed: the file that is the same as what is above it, where
+        the active layer was committed and the guest can go on in that file
     """
 
     target: str
@@ -46,6 +48,7 @@ class Disk:
     readonly: bool
     encrypted: bool
     busy: bool
+    committed: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +122,16 @@ def _disk(element: ElementTree.Element) -> Disk:
             or element.find('source/encryption') is not None
         ),
         busy=element.find('mirror') is not None,
+        committed=_committed(element.find('mirror')),
     )
+
+
+def _committed(mirror: ElementTree.Element | None) -> str | None:
+    if mirror is None or mirror.get('ready') != 'yes':
+        return None
+    source = mirror.find('source')
+    ours = mirror.get('job') == 'active-commit' and source is not None
+    return source.get('file') if ours else None
 
 
 def _layers(element: ElementTree.Element) -> tuple[Layer, ...]:

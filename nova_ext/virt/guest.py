@@ -182,13 +182,16 @@ class Guest:
         self._call(self._domain.blockRebase, target, base, bandwidth, flags)
 
     def commit(
-        self, target: str, base: str, top: str, bandwidth: int = 0
+        self, target: str, base: str, top: str | None, bandwidth: int = 0
     ) -> None:
         """Begin to commit the layer `top` into the layer `base`.
 
+        :param top: None for the active layer, which ends with :meth:`pivot`
         :param bandwidth: MiB/s; 0 for no limit
         """
         flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_RELATIVE
+        if top is None:
+            flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
         self._call(
             self._domain.blockCommit, target, base, top, bandwidth, flags
         )
@@ -209,6 +212,11 @@ class Guest:
     def limit(self, target: str, bandwidth: int) -> None:
         """Let the block job of a disk do `bandwidth` MiB/s; 0 for all."""
         self._call(self._domain.blockJobSetSpeed, target, bandwidth, 0)
+
+    def pivot(self, target: str) -> None:
+        """Go on in the layer that the active one was committed into."""
+        flags = libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
+        self._call(self._domain.blockJobAbort, target, flags)
 
     def cancel(self, target: str) -> None:
         """End the block job of a disk; the chain stays as it was."""

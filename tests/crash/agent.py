@@ -21,7 +21,7 @@ from typing import Any
 
 import libvirt
 
-from nova_ext.agent import manager
+from nova_ext.agent import engine
 from nova_ext.cmd import agent
 from tests.crash import plan as crash_plan
 from tests.crash import points
@@ -142,8 +142,8 @@ def main() -> int:
     _slow_merges(executioner)
     # NOTE: nothing of a dead agent waits in libvirtd for long here, and a
     # thousand runs would each wait for it in vain.
-    manager._SETTLE_SECONDS = float(os.environ['NOVA_EXT_CRASH_SETTLE'])
-    manager._CONFIRM_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+    engine.SETTLE_SECONDS = float(os.environ['NOVA_EXT_CRASH_SETTLE'])
+    engine._CONFIRM_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
     return agent.main()
 
 

@@ -32,7 +32,7 @@ POINTS: dict[str, dict[str, str | Callable[..., str]]] = {
         name: name
         for name in (
             *('snapshot', 'pull', 'commit', 'flush', 'cancel', 'freeze'),
-            *('thaw', 'limit', 'forget_backing', 'end'),
+            *('thaw', 'limit', 'forget_backing', 'end', 'pivot'),
         )
     },
     'nova_ext.virt.host:Host': {'start_paused': 'start_paused'},
@@ -56,6 +56,7 @@ READS = {
             'jobs',
             'touching',
             'unfinished',
+            'later',
             'count',
         ),
     },
@@ -64,7 +65,7 @@ READS = {
         *('is_occupied', 'block_job', 'limit_agent', 'process', 'stored'),
     },
     'nova_ext.virt.host:Host': {'close', 'connect', 'guest', 'attachments'},
-    'nova_ext.agent.reporter:Reporter': set(),
+    'nova_ext.agent.reporter:Reporter': {'witness'},
 }
 
 

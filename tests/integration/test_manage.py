@@ -9,17 +9,16 @@ import sys
 from typing import Any
 
 from nova_ext.virt.private import PrivateLibvirtd
+from tests.fixtures.host import Host
 from tests.integration.test_delete import Merge, Share, _wait_until
 from tests.integration.test_delete import _slow_share as slow_share
 
 pytest_plugins = ['tests.fixtures.host']
 
 
-def _manage(
-    share: Share, *arguments: object, status: int = 0
-) -> tuple[str, str]:
+def manage(host: Host, *arguments: object, status: int = 0) -> tuple[str, str]:
     """What the command prints, on both streams."""
-    config = share.host.directory / 'agent.conf'
+    config = host.directory / 'agent.conf'
     done = subprocess.run(
         [
             *(sys.executable, '-m', 'nova_ext.cmd.manage'),
@@ -34,7 +33,7 @@ def _manage(
 
 
 def _json(share: Share, *arguments: object) -> Any:
-    return json.loads(_manage(share, *arguments, '--json')[0])
+    return json.loads(manage(share.host, *arguments, '--json')[0])
 
 
 def test_jobs_are_seen_slowed_and_ended(libvirtd: PrivateLibvirtd) -> None:
@@ -49,15 +48,15 @@ def test_jobs_are_seen_slowed_and_ended(libvirtd: PrivateLibvirtd) -> None:
         shown = _json(share, 'show', number)
         assert 0 <= shown['done'] < shown['total']
         for refused in (('show', 99), ('cancel', every[0]['id'])):
-            out, words = _manage(share, *refused, status=1)
+            out, words = manage(share.host, *refused, status=1)
             assert out == ''
             assert 'job' in words.lower()
-        _manage(share, 'limit', number, 3)
+        manage(share.host, 'limit', number, 3)
         info = share.host.guest.domain.blockJobInfo(share.host.guest.target)
         assert info['bandwidth'] == 3
-        _manage(share, 'limit', number, 1)
-        _manage(share, 'cancel', number)
-        out, _ = _manage(share, 'watch', number)
+        manage(share.host, 'limit', number, 1)
+        manage(share.host, 'cancel', number)
+        out, _ = manage(share.host, 'watch', number)
         assert 'operator cancelled it' in out
         merge.end()
         assert merge.error is not None
@@ -67,6 +66,6 @@ def test_jobs_are_seen_slowed_and_ended(libvirtd: PrivateLibvirtd) -> None:
         share.host.double.set_snapshot(merge.snapshot_id, 'available')
         share.delete(merge.snapshot_id)
         assert _json(share, 'watch', number)['state'] == 'FAILED'
-        out, _ = _manage(share, 'show', number + 1)
+        out, _ = manage(share.host, 'show', number + 1)
         assert 'DONE' in out or 'CONFIRMING' in out
         share.assert_nothing_lost()

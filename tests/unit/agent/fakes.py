@@ -106,9 +106,12 @@ class Guest:
         self._called('pull', target, base, bandwidth)
 
     def commit(
-        self, target: str, base: str, top: str, bandwidth: int = 0
+        self, target: str, base: str, top: str | None, bandwidth: int = 0
     ) -> None:
         self._called('commit', target, base, top, bandwidth)
+
+    def pivot(self, target: str) -> None:
+        self._called('pivot', target)
 
     def limit(self, target: str, bandwidth: int) -> None:
         self._called('limit', target, bandwidth)

@@ -15,10 +15,12 @@ from nova_ext.agent.job import (
     Job,
     State,
     Verdict,
+    abandoned,
     confirmed,
     looked,
     recovered,
     reported,
+    retried,
 )
 from tests.unit.agent import jobs
 
@@ -69,6 +71,14 @@ LOOKS = {
         for settled in (False, True)
     },
     **{
+        (Chain.READY, False, settled): (State.RUNNING, Action.PIVOT, None)
+        for settled in (False, True)
+    },
+    **{
+        (Chain.READY, True, settled): (State.RUNNING, Action.CANCEL, None)
+        for settled in (False, True)
+    },
+    **{
         (Chain.OTHER, False, settled): (State.VERIFYING, Action.LOOK, None)
         for settled in (False, True)
     },
@@ -98,7 +108,7 @@ def test_what_follows_from_a_look(case, make, state) -> None:  # type: ignore
     now = LATE if late else LATE - 1
     job, action = looked(make(state=state), chain, now, settled)
     expected = LOOKS[case]
-    if make is jobs.create and chain is Chain.RUNNING:
+    if make is jobs.create and chain in (Chain.RUNNING, Chain.READY):
         # A block job that is not ours: neither waited for nor cancelled.
         expected = (State.VERIFYING, Action.LOOK, None)
     assert (job.state, action, job.succeeded) == expected
@@ -217,3 +227,38 @@ def test_an_operator_may_cancel() -> None:
     assert (ended.succeeded, ended.reason) == (False, 'told to')
     # It may have won the race.
     assert looked(job, Chain.AFTER, 0.0)[0].succeeded is True
+
+
+def test_what_is_tried_again_is_looked_at_first() -> None:
+    orphan = jobs.create(
+        state=State.ORPHANED, succeeded=True, reason='unheard'
+    )
+    job, action = retried(orphan, LATE + 1)
+    assert (job.state, action) == (State.VERIFYING, Action.LOOK)
+    assert (job.succeeded, job.reason) == (None, '')
+    # It does not wait for what does not come.
+    assert looked(job, Chain.OTHER, LATE + 1)[0].state is State.VERIFYING
+    ended, _ = looked(job, Chain.OTHER, LATE + 100)
+    assert ended.state is State.ORPHANED
+
+
+@pytest.mark.parametrize(
+    ('make', 'succeeded', 'state'),
+    [
+        (jobs.create, True, State.ABANDONED),
+        (jobs.create, None, State.ABANDONED),
+        (jobs.create, False, State.FAILED),
+        (jobs.delete, None, State.ABANDONED),
+        (jobs.delete, False, State.FAILED),
+        # That it is merged must not be forgotten.
+        (jobs.delete, True, State.UNCLAIMED),
+    ],
+)
+def test_what_is_abandoned_stays_what_it_was(make, succeeded, state) -> None:  # type: ignore
+    job = abandoned(
+        make(state=State.REPORTING, succeeded=succeeded, reason='no answer')
+    )
+    assert (job.state, job.succeeded) == (state, succeeded)
+    assert job.reason == (
+        'abandoned by an operator when it was REPORTING: no answer'
+    )

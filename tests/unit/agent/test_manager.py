@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 
 from nova_ext import exception
-from nova_ext.agent import manager as agent_manager
+from nova_ext.agent import engine as agent_engine
 from nova_ext.agent import merge
 from nova_ext.agent import sweeper as agent_sweeper
 from nova_ext.agent.admission import Admission
@@ -209,12 +209,12 @@ def quick() -> Iterator[None]:
     """The pauses of the engine, a hundred times shorter."""
     with contextlib.ExitStack() as changes:
         for module, name, value in (
-            (agent_manager, '_SETTLE_SECONDS', 0.4),
-            (agent_manager, '_JOB_LOOK_SECONDS', 0.02),
-            (agent_manager, '_LOOK_SECONDS', (0.01, 0.02)),
-            (agent_manager, '_REPORT_SECONDS', (0.01, 0.02)),
-            (agent_manager, '_CONFIRM_SECONDS', (0.01, 0.02)),
-            (agent_manager, '_CONFIRM_GRACE', 0.2),
+            (agent_engine, 'SETTLE_SECONDS', 0.4),
+            (agent_engine, '_JOB_LOOK_SECONDS', 0.02),
+            (agent_engine, '_LOOK_SECONDS', (0.01, 0.02)),
+            (agent_engine, '_REPORT_SECONDS', (0.01, 0.02)),
+            (agent_engine, '_CONFIRM_SECONDS', (0.01, 0.02)),
+            (agent_engine, '_CONFIRM_GRACE', 0.2),
             (agent_sweeper, '_RETRY_SECONDS', 0.05),
         ):
             assert hasattr(module, name)
@@ -368,7 +368,7 @@ def test_admissions_of_one_volume_wait_for_each_other(engine: Engine) -> None:
         caller.join(TIMEOUT)
     assert overlaps == [0]
     # No lock is kept for a volume that nobody asks for.
-    assert engine.manager._volumes == {}
+    assert engine.manager._intake._volumes == {}
 
 
 # Repeats.
@@ -480,7 +480,7 @@ def test_what_may_still_wait_in_libvirt_is_waited_for(engine: Engine) -> None:
     begun = time.monotonic()
     with pytest.raises(exception.SnapshotFailed, match='cannot be reached'):
         engine.create()
-    # _SETTLE_SECONDS
+    # SETTLE_SECONDS
     assert time.monotonic() - begun >= 0.4
     assert engine.done().count('look') > 2
 
@@ -682,7 +682,7 @@ def test_a_snapshot_that_cinder_has_deleted_was_claimed(
     engine: Engine,
 ) -> None:
     # It is gone before anybody looked whether it was available.
-    with mock.patch.object(agent_manager, '_CONFIRM_SECONDS', (0.5,)):
+    with mock.patch.object(agent_engine, '_CONFIRM_SECONDS', (0.5,)):
         engine.reports.confirm.side_effect = engine._noting(
             'confirm', Verdict.RETRY
         )
@@ -743,7 +743,7 @@ def test_what_was_asked_may_still_be_done(
     begun = time.monotonic()
     with _running(path, before=(_left(state),)) as engine:
         engine.wait_for_state(State.FAILED)
-        # _SETTLE_SECONDS
+        # SETTLE_SECONDS
         assert time.monotonic() - begun >= 0.4
         assert 'start' not in engine.done()
     with _running(path, before=(_left(state),)) as engine:
@@ -865,7 +865,7 @@ def test_health_names_what_is_wrong(engine: Engine) -> None:
 
 
 def test_an_event_of_a_guest_is_a_look_at_once(engine: Engine) -> None:
-    with mock.patch.object(agent_manager, '_JOB_LOOK_SECONDS', 60.0):
+    with mock.patch.object(agent_engine, '_JOB_LOOK_SECONDS', 60.0):
         engine.hypervisor.start.side_effect = engine._noting('start', None)
         engine.world = Chain.RUNNING
         engine.delete()

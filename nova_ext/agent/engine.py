@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: it takes a job one step further, each journalled before it is.
+
+What comes next is decided in job, what became of a chain in verify. Which
+jobs there are, and who waits for them, is the manager's business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from nova_ext import exception
+from nova_ext.agent import job as agent_job
+from nova_ext.agent.job import Action, Job, Operation, State
+from nova_ext.agent.sweeper import Run
+
+if TYPE_CHECKING:
+    from nova_ext.agent import hypervisor as agent_hypervisor
+    from nova_ext.agent import journal as agent_journal
+
+LOG = logging.getLogger(__name__)
+
+# NOTE: what a dead process asked of libvirtd can still wait there for the
+# guest's job lock, 30 s at most (QEMU_JOB_WAIT_TIME), and be done after.
+SETTLE_SECONDS = 35.0
+_JOB_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
+_REPORT_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
+_CONFIRM_SECONDS = (1.0, 1.0, 2.0, 5.0, 10.0)
+_CONFIRM_GRACE = 60.0
+
+
+class Reports(Protocol):
+    """What is asked of a reporter."""
+
+    trouble: str
+
+    def fence(self, job: Job) -> None: ...
+
+    def progress(self, job: Job, percent: int) -> None: ...
+
+    def deliver(self, job: Job) -> agent_job.Verdict: ...
+
+    def confirm(self, job: Job) -> agent_job.Verdict: ...
+
+    def witness(self, job: Job) -> tuple[str | None, tuple[str, ...]]: ...
+
+
+class Engine:
+    """Does what jobs want done."""
+
+    def __init__(
+        self,
+        hypervisor: agent_hypervisor.Hypervisor,
+        journal: agent_journal.Journal,
+        reports: Reports,
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._journal = journal
+        self._reports = reports
+
+    def step(self, run: Run) -> float | None:
+        """One action; seconds until the next, None if there is none."""
+        if run.dropped:
+            self._drop(run)
+        job, action = run.job, run.action
+        if action is Action.NOTHING:
+            run.answered.set()
+            return None
+        if action is Action.FENCE:
+            return self._fence(run)
+        if action is Action.START:
+            reason = self._start(run)
+            return self._enter(
+                run, job.to(State.VERIFYING, reason=reason), Action.LOOK
+            )
+        if action is Action.RELEASE:
+            if not self._hypervisor.release(job):
+                return self._enter(run, job, action)
+            return self._enter(
+                run, job.to(State.VERIFYING, released=True), Action.LOOK
+            )
+        if action is Action.CANCEL:
+            self._hypervisor.cancel(job)
+        if action is Action.PIVOT:
+            self._hypervisor.pivot(job)
+        if action in (Action.LOOK, Action.CANCEL, Action.PIVOT):
+            return self._look(run)
+        if action is Action.REPORT:
+            return self._enter(
+                run, *agent_job.reported(job, self._deliver(job))
+            )
+        return self._enter(
+            run,
+            *agent_job.confirmed(
+                job, self._confirm(job), time.time(), _CONFIRM_GRACE
+            ),
+        )
+
+    def _drop(self, run: Run) -> None:
+        """Leave a job to an operator, unless something is under way."""
+        run.dropped = False
+        if run.job.state in (State.PENDING, State.RUNNING):
+            return
+        if run.job.lent:
+            self._hypervisor.release(run.job)
+        job = agent_job.abandoned(run.job)
+        if not job.succeeded and run.error is None:
+            run.error = failure(job)
+        self._enter(run, job, Action.NOTHING)
+
+    def _deliver(self, job: Job) -> agent_job.Verdict:
+        if job.operation is not Operation.ROLLBACK:
+            return self._reports.deliver(job)
+        # Cinder counts the snapshot as failed, and now that is true.
+        orphan = self._journal.latest(job.snapshot_id, Operation.CREATE)
+        if orphan is not None and job.succeeded:
+            self._journal.update(
+                orphan.to(State.FAILED, succeeded=False, reason='rolled back')
+            )
+        return agent_job.Verdict.CLAIMED
+
+    def _look(self, run: Run) -> float:
+        chain = self._hypervisor.look(run.job)
+        if chain is agent_job.Chain.RUNNING:
+            self._show_progress(run)
+        now = time.time()
+        # NOTE: an operator may have asked for its end meanwhile.
+        job = run.job
+        if run.cancelled:
+            job = dataclasses.replace(
+                job, cancelled=True, reason='an operator cancelled it'
+            )
+        return self._enter(
+            run, *agent_job.looked(job, chain, now, now >= run.settled_at)
+        )
+
+    def _show_progress(self, run: Run) -> None:
+        try:
+            run.progress = self._hypervisor.progress(run.job)
+        except exception.NovaExtException as error:
+            LOG.info('Progress cannot be read: %s', error)
+            return
+        # NOTE: most merges are over before anybody could look.
+        shown = run.job.operation is Operation.DELETE
+        if run.progress is None or not (run.attempts and shown):
+            return
+        done, total = run.progress
+        percent = 1 + 88 * done // max(total, done, 1)
+        if percent > run.percent:
+            run.percent = percent
+            self._reports.progress(run.job, percent)
+
+    def _confirm(self, job: Job) -> agent_job.Verdict:
+        # NOTE: Cinder has compute delete only what it counted, and then the
+        # row may be gone before we look at it.
+        if job.operation is Operation.CREATE and self._journal.latest(
+            job.snapshot_id, Operation.DELETE
+        ):
+            return agent_job.Verdict.CLAIMED
+        return self._reports.confirm(job)
+
+    def _fence(self, run: Run) -> float:
+        try:
+            if run.job.operation is not Operation.ROLLBACK:
+                self._reports.fence(run.job)
+        except exception.NovaExtException as error:
+            run.error = error
+            return self._enter(
+                run,
+                run.job.to(State.FAILED, succeeded=False, reason=str(error)),
+                Action.NOTHING,
+            )
+        with run.lock:
+            if not run.abandoned:
+                if run.job.merged:
+                    return self._enter(
+                        run, run.job.to(State.VERIFYING), Action.LOOK
+                    )
+                return self._enter(
+                    run, run.job.to(State.RUNNING), Action.START
+                )
+        return self._enter(
+            run,
+            run.job.to(
+                State.REPORTING, succeeded=False, reason='it came too late'
+            ),
+            Action.REPORT,
+        )
+
+    def _start(self, run: Run) -> str:
+        """Ask libvirt for what the job wants; why it refused, if it did."""
+        try:
+            self._hypervisor.start(run.job)
+        except exception.HypervisorUnavailable as error:
+            run.settled_at = time.time() + SETTLE_SECONDS
+            return str(error)
+        except exception.NovaExtException as error:
+            if isinstance(error, exception.Invalid):
+                run.error = error
+            return str(error)
+        return ''
+
+    def _enter(self, run: Run, job: Job, action: Action) -> float:
+        """Journal what comes next; seconds until it is done."""
+        same = (job.state, action) == (run.job.state, run.action)
+        run.attempts = run.attempts + 1 if same else 0
+        working = (job.state, action) == (State.RUNNING, Action.LOOK)
+        if job != run.job:
+            self._journal.update(job)
+            if job.state is not run.job.state:
+                LOG.info('Now %s', agent_job.describe(job))
+        run.job, run.action = job, action
+        if self._is_answer(job):
+            if job.succeeded is False and run.error is None:
+                run.error = failure(job)
+            run.answered.set()
+        return self._pause(run) if same or working else 0.0
+
+    def _is_answer(self, job: Job) -> bool:
+        """Whether what a waiting request is told is certain now."""
+        if job.operation is not Operation.CREATE and not job.reason:
+            # It was started, and is reported when it ends.
+            return job.state not in (State.PENDING, State.RUNNING)
+        return job.state in agent_job.FINAL or (
+            job.state is State.CONFIRMING
+            or (job.state is State.REPORTING and job.succeeded is False)
+        )
+
+    def _pause(self, run: Run) -> float:
+        if run.job.state is State.RUNNING:
+            return _JOB_LOOK_SECONDS
+        seconds = {
+            Action.REPORT: _REPORT_SECONDS,
+            Action.CONFIRM: _CONFIRM_SECONDS,
+        }.get(run.action, _LOOK_SECONDS)
+        pause = seconds[min(run.attempts, len(seconds)) - 1]
+        return pause * random.uniform(0.8, 1.2)  # noqa: S311 (jitter only)
+
+
+def failure(job: Job) -> exception.Failed:
+    """What a client is told of a job that failed."""
+    failed = (
+        exception.SnapshotFailed
+        if job.operation is Operation.CREATE
+        else exception.MergeFailed
+    )
+    return failed(snapshot_id=job.snapshot_id, reason=job.reason)
