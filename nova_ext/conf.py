@@ -154,6 +154,22 @@ agent_opts = [
         help='Seconds from a request to delete a snapshot until its merge is '
         'cancelled. Cinder itself gives up after 7200.',
     ),
+    cfg.BoolOpt(
+        'cancel_late',
+        default=True,
+        help='Whether a merge is cancelled at delete_deadline. If it is not, '
+        'Cinder will have given up when the merge is done, and take note of '
+        'it when its administrator resets the snapshot and it is deleted '
+        'again.',
+    ),
+    cfg.IntOpt(
+        'history_days',
+        default=30,
+        min=1,
+        help='Days for which jobs that are over are remembered after the '
+        'instances of this host have lost the volume. As long as one has it, '
+        'nothing is forgotten: a repeated request is recognised by it.',
+    ),
 ]
 
 

@@ -28,6 +28,7 @@ class Admission:
 
     :param create_limit: seconds from acceptance until a create must be over
     :param delete_limit: the same for a delete
+    :param cancel_late: whether a delete is cancelled after its limit
     :param quiesce_mode: see :mod:`nova_ext.agent.quiesce`
     """
 
@@ -37,12 +38,14 @@ class Admission:
         files: image.Files,
         create_limit: float,
         delete_limit: float,
+        cancel_late: bool,
         quiesce_mode: str,
     ) -> None:
         self._host = virt_host
         self._files = files
         self._create_limit = create_limit
         self._delete_limit = delete_limit
+        self._cancel_late = cancel_late
         self._quiesce_mode = quiesce_mode
 
     def create(
@@ -128,6 +131,7 @@ class Admission:
             after=merge.wanted(volume_id, before, request),
             accepted_at=now,
             deadline=now + self._delete_limit,
+            patient=not self._cancel_late,
             stored=stored,
             process='' if stored else attachment.guest.process(),
         )

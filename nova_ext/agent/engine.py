@@ -32,6 +32,7 @@ _LOOK_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 _REPORT_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
 _CONFIRM_SECONDS = (1.0, 1.0, 2.0, 5.0, 10.0)
 _CONFIRM_GRACE = 60.0
+_FORGET_SECONDS = 86400.0
 
 
 class Reports(Protocol):
@@ -51,14 +52,21 @@ class Reports(Protocol):
 
 
 class Engine:
-    """Does what jobs want done."""
+    """Does what jobs want done.
+
+    :param history: seconds for which jobs of volumes that are not on this
+        host any more are remembered
+    """
 
     def __init__(
         self,
         hypervisor: agent_hypervisor.Hypervisor,
         journal: agent_journal.Journal,
         reports: Reports,
+        history: float,
     ) -> None:
+        self._history = history
+        self._forgot_at = 0.0
         self._hypervisor = hypervisor
         self._journal = journal
         self._reports = reports
@@ -70,6 +78,7 @@ class Engine:
         job, action = run.job, run.action
         if action is Action.NOTHING:
             run.answered.set()
+            self._forget()
             return None
         if action is Action.FENCE:
             return self._fence(run)
@@ -92,7 +101,8 @@ class Engine:
             return self._look(run)
         if action is Action.REPORT:
             return self._enter(
-                run, *agent_job.reported(job, self._deliver(job))
+                run,
+                *agent_job.reported(job, self._deliver(job), time.time()),
             )
         return self._enter(
             run,
@@ -100,6 +110,19 @@ class Engine:
                 job, self._confirm(job), time.time(), _CONFIRM_GRACE
             ),
         )
+
+    def _forget(self) -> None:
+        now = time.time()
+        if now < self._forgot_at + _FORGET_SECONDS:
+            return
+        self._forgot_at = now
+        try:
+            volumes = self._hypervisor.volumes()
+        except exception.NovaExtException as error:
+            LOG.info('No job is forgotten today: %s', error)
+            return
+        number = self._journal.forget(volumes, now - self._history)
+        LOG.info('Forgot %d jobs of volumes that are not here', number)
 
     def _drop(self, run: Run) -> None:
         """Leave a job to an operator, unless something is under way."""

@@ -48,6 +48,13 @@ class Hypervisor:
         """:raises: :class:`nova_ext.exception.HypervisorUnavailable`"""
         self._host.connect()
 
+    def volumes(self) -> set[str]:
+        """The ids of the volumes that guests of this host have.
+
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+        """
+        return self._host.volumes()
+
     def look(self, job: Job) -> agent_job.Chain:
         """What the chain of a job is now."""
         chain = verify.look(job, self._host, self._files)

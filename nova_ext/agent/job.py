@@ -119,6 +119,7 @@ class Job:
     :ivar flushed: whether what was merged is on disk
     :ivar released: whether the stand-in has ended
     :ivar cancelled: whether an operator wants it to end
+    :ivar patient: whether it goes on when its deadline has passed
     :ivar accepted_at: wall-clock seconds; the deadline derives from it
     :ivar deadline: wall-clock seconds
     :ivar succeeded: None while that is not known
@@ -144,6 +145,7 @@ class Job:
     flushed: bool = False
     released: bool = False
     cancelled: bool = False
+    patient: bool = False
     request_id: str | None = None
     state: State = State.PENDING
     succeeded: bool | None = None
@@ -213,7 +215,7 @@ def looked(
     late = now >= job.deadline
     ours = job.kind is not Kind.OVERLAY and not job.merged
     if chain in (Chain.RUNNING, Chain.READY) and ours:
-        if late or job.cancelled:
+        if job.cancelled or (late and not job.patient):
             reason = job.reason or 'its deadline passed'
             return job.to(State.RUNNING, reason=reason), Action.CANCEL
         ready = chain is Chain.READY
@@ -276,7 +278,7 @@ def _unsafe(job: Job) -> str:
     )
 
 
-def reported(job: Job, verdict: Verdict) -> tuple[Job, Action]:
+def reported(job: Job, verdict: Verdict, now: float) -> tuple[Job, Action]:
     """What follows from an attempt to tell Cinder the outcome."""
     if verdict in (Verdict.RETRY, Verdict.OVERTAKEN):
         return job, Action.REPORT
@@ -286,7 +288,9 @@ def reported(job: Job, verdict: Verdict) -> tuple[Job, Action]:
         return _unheard(job), Action.NOTHING
     if verdict is Verdict.CLAIMED:
         return job.to(State.DONE), Action.NOTHING
-    return job.to(State.CONFIRMING), Action.CONFIRM
+    # NOTE: who waits for something late waits for it from now on.
+    deadline = max(job.deadline, now)
+    return job.to(State.CONFIRMING, deadline=deadline), Action.CONFIRM
 
 
 def confirmed(

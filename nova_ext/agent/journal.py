@@ -155,6 +155,21 @@ class Journal:
             tuple(state.value for state in states),
         )
 
+    def forget(self, volumes: set[str], before: float) -> int:
+        """Delete jobs that are over; how many there were.
+
+        :param volumes: ids of those of which nothing is forgotten
+        :param before: wall-clock seconds; later ones stay
+        """
+        states = tuple(state.value for state in agent_job.FINAL)
+        with self._lock:
+            return self._database.execute(
+                f'DELETE FROM jobs WHERE state IN {_in(agent_job.FINAL)}'  # noqa: S608
+                ' AND updated_at < ? AND volume_id NOT IN'
+                ' (SELECT value FROM json_each(?))',
+                (*states, before, json.dumps([*volumes])),
+            ).rowcount
+
     def count(self, state: agent_job.State) -> int:
         """How many jobs are in a state."""
         with self._lock:

@@ -32,6 +32,7 @@ class Manager:
     """The jobs of this host.
 
     :param reply_wait: seconds that a request waits for its job
+    :param history: see :class:`nova_ext.agent.engine.Engine`
     """
 
     def __init__(
@@ -41,13 +42,14 @@ class Manager:
         journal: agent_journal.Journal,
         reports: engine.Reports,
         reply_wait: float,
+        history: float,
     ) -> None:
         self._hypervisor = hypervisor
         self._admission = admission
         self._journal = journal
         self._reports = reports
         self._reply_wait = reply_wait
-        self._engine = engine.Engine(hypervisor, journal, reports)
+        self._engine = engine.Engine(hypervisor, journal, reports, history)
         self._sweeper = agent_sweeper.Sweeper(self._engine.step)
         self._intake = agent_intake.Intake(journal, self._sweeper)
         self.control = agent_control.Control(

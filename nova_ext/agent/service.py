@@ -121,11 +121,13 @@ class Service:
                 files,
                 options.create_deadline,
                 options.delete_deadline,
+                options.cancel_late,
                 options.quiesce,
             ),
             self._journal,
             self._reports(conf),
             options.reply_wait,
+            options.history_days * 86400.0,
         )
 
     def serve(self) -> None:

@@ -145,6 +145,16 @@ class Host:
             self.uri,
         )
 
+    def volumes(self) -> set[str]:
+        """The serial of every disk of every guest; of a volume it is its id.
+
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+        """
+        connection = self.connect()
+        with self._lock:
+            self._refresh(connection)
+            return set(self._holders)
+
     def attachments(self, volume_id: str) -> list[Attachment]:
         """Every disk of every guest whose serial is `volume_id`.
 

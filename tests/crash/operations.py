@@ -78,7 +78,7 @@ class Operation:
             else:
                 given_up = self.trouble == GIVEN_UP
                 verdict = Verdict.GAVE_UP if given_up else Verdict.DELIVERED
-                job, _ = agent_job.reported(job, verdict)
+                job, _ = agent_job.reported(job, verdict, 0.0)
         return {state.value for state in (*passed, job.state)}
 
 

@@ -57,6 +57,7 @@ READS = {
             'touching',
             'unfinished',
             'later',
+            'forget',
             'count',
         ),
     },
@@ -64,7 +65,9 @@ READS = {
         *('describe', 'state', 'has_process', 'has_managed_save', 'has_job'),
         *('is_occupied', 'block_job', 'limit_agent', 'process', 'stored'),
     },
-    'nova_ext.virt.host:Host': {'close', 'connect', 'guest', 'attachments'},
+    'nova_ext.virt.host:Host': {
+        *('close', 'connect', 'guest', 'attachments', 'volumes')
+    },
     'nova_ext.agent.reporter:Reporter': {'witness'},
 }
 

@@ -45,7 +45,7 @@ class Scene:
     @property
     def admission(self) -> Admission:
         files = image.Files(5.0)
-        return Admission(self.host, files, 570.0, 7000.0, self.mode)  # type: ignore[arg-type]
+        return Admission(self.host, files, 570.0, 7000.0, True, self.mode)  # type: ignore[arg-type]
 
     def paths(self, *names: str) -> tuple[str, ...]:
         return tuple(self.share.path(name) for name in names)
@@ -246,7 +246,7 @@ def test_a_hung_share_is_said_to_be(scene: Scene) -> None:
         def look(self, *args: Any) -> Any:
             raise image.ShareHung('the file server does not answer')
 
-    admission = Admission(scene.host, Hung(1.0), 1.0, 1.0, 'auto')  # type: ignore[arg-type]
+    admission = Admission(scene.host, Hung(1.0), 1.0, 1.0, True, 'auto')  # type: ignore[arg-type]
     with pytest.raises(exception.ShareUnavailable, match='does not answer'):
         admission.create(fakes.VOLUME, INFO, NOW)
     with pytest.raises(exception.ShareUnavailable, match='does not answer'):

@@ -137,11 +137,11 @@ def test_what_follows_from_a_report(make, unheard) -> None:  # type: ignore
         (Verdict.RETRY, State.REPORTING, Action.REPORT),
         (Verdict.OVERTAKEN, State.REPORTING, Action.REPORT),
     ):
-        job, then = reported(done, verdict)
+        job, then = reported(done, verdict, 0.0)
         assert (job.state, then) == (state, action)
     failed = make(state=State.REPORTING, succeeded=False)
     for verdict in Verdict:
-        job, then = reported(failed, verdict)
+        job, then = reported(failed, verdict, 0.0)
         if verdict in (Verdict.RETRY, Verdict.OVERTAKEN):
             assert (job, then) == (failed, Action.REPORT)
         else:
@@ -262,3 +262,19 @@ def test_what_is_abandoned_stays_what_it_was(make, succeeded, state) -> None:  #
     assert job.reason == (
         'abandoned by an operator when it was REPORTING: no answer'
     )
+
+
+def test_a_patient_merge_goes_on_after_its_deadline() -> None:
+    job = jobs.delete(state=State.RUNNING, patient=True)
+    assert looked(job, Chain.RUNNING, LATE + 1)[1] is Action.LOOK
+    told = job.to(State.RUNNING, cancelled=True)
+    assert looked(told, Chain.RUNNING, LATE + 1)[1] is Action.CANCEL
+    # Whether Cinder heard is asked for as long as after any other.
+    done, _ = looked(job, Chain.AFTER, LATE + 500)
+    done, action = reported(done, Verdict.DELIVERED, LATE + 500)
+    assert action is Action.CONFIRM
+    for now, then in (
+        (LATE + 500, Action.CONFIRM),
+        (LATE + 560, Action.NOTHING),
+    ):
+        assert confirmed(done, Verdict.RETRY, now, GRACE)[1] is then

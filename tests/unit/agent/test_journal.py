@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pathlib
 import sqlite3
+import time
 
 import pytest
 
@@ -62,3 +63,17 @@ def test_a_later_releases_journal_is_left_alone(path: pathlib.Path) -> None:
         database.execute('PRAGMA user_version = 2')
     with pytest.raises(NewerJournal, match='Run the release that wrote it'):
         Journal(path)
+
+
+def test_what_is_over_is_forgotten_where_the_volume_is_not(
+    path: pathlib.Path,
+) -> None:
+    journal = Journal(path)
+    for state in State:
+        journal.add(jobs.create(state=state))
+    here = journal.add(jobs.create(volume_id='here', state=State.DONE))
+    assert journal.forget({'here'}, before=time.time() - 60) == 0
+    assert journal.forget({'here'}, before=time.time() + 1) == len(FINAL)
+    left = journal.jobs(everything=True)
+    assert {job.state for job in left} == {*State} - FINAL | {State.DONE}
+    assert journal.get(here.identity) == here

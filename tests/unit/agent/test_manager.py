@@ -47,6 +47,7 @@ class Engine:
         self.hypervisor.start.side_effect = self._start
         self.hypervisor.look.side_effect = self._look
         self.hypervisor.progress.return_value = None
+        self.hypervisor.volumes.return_value = {'volume'}
         self.hypervisor.cancel.side_effect = self._cancel
         self.start_error: Exception | None = None
         self.starts_before_it_fails = False
@@ -69,6 +70,7 @@ class Engine:
             self.journal,
             self.reports,
             reply_wait,
+            history=1.0,
         )
 
     def create(self, new_file: str = 'v.s', **arguments: Any) -> None:
