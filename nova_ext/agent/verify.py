@@ -109,7 +109,11 @@ def verdict(job: Job, seen: chain.Seen) -> Chain:
     """What a look at the disk of a guest with a process amounts to."""
     if _is(job.after, job.before, seen):
         return Chain.AFTER
-    if _is(job.before, job.after, seen):
+    # NOTE: where libvirtd died in the call QEMU may have the new file open,
+    # and locked, without having been told to use it. Had it been, it would
+    # have given up its lock for writing on what is below.
+    others = () if job.overlay else job.after
+    if _is(job.before, others, seen):
         return Chain.BEFORE
     return Chain.OTHER
 

@@ -25,6 +25,7 @@ _MENDS = re.compile(
     'Make them agree|qemu-img rebase|virsh|delete the snapshot again'
     '|delete it again|nova-ext-manage'
 )
+_POWER = 'Power the instance off and on'
 _REBASE = re.compile('qemu-img rebase -u -F FORMAT -b ([^ ]+) ([^ "]+)"')
 _QCOW2 = b'QFI\xfb'
 _STARTS = ('before snapshot', 'before pull', 'before commit')
@@ -185,6 +186,11 @@ class Run:
         try:
             self._share.create()
         except exception.NovaExtException as refusal:
+            if _POWER in str(refusal):
+                self._host.pull_the_plug()
+                self._revive()
+                self._share.create()
+                return 'failed, made again after a power cycle'
             if not switched and state == State.FAILED.value:
                 self._result.wrong.append(f'cannot be made again: {refusal}')
             if switched and isinstance(refusal, exception.InvalidOverlay):

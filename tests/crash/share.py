@@ -153,11 +153,15 @@ class CrashShare(Share):
 
     def switched(self, name: str) -> bool:
         """Whether a new file is where the guest writes, or will write."""
-        if name in self.open_files():
-            # Opened only, it is not yet in use.
-            return locks(str(self.host.directory / name)).writable
-        off = not crash_plan.qemu_pids(self.host.directory)
-        return off and name == self.stored()
+        if crash_plan.qemu_pids(self.host.directory):
+            # Opened only, and even locked, it is not yet in use: with a
+            # switch QEMU gives up its lock for writing on what is below.
+            path = self.host.directory / name
+            below = path.parent / str(backing_name(path))
+            return locks(str(path)).writable and not (
+                locks(str(below)).writable
+            )
+        return name == self.stored()
 
     def open_files(self) -> set[str]:
         """Names of the files that any QEMU of this share has open."""
