@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.benchmark import create
+from tests.benchmark import create, merge
 
 # Each is called with `short` and gives a report.Section, in the order in
 # which their figures stand on the last line.
-_SECTIONS = (create.measure,)
+_SECTIONS = (create.measure, merge.measure)
 
 
 def main() -> int:

@@ -46,9 +46,17 @@ class CinderProcess:
     ) -> None:
         self._child.communicate()
 
-    def add_snapshot(self, snapshot_id: str, volume_id: str) -> None:
-        """Add a row that is being created."""
-        self._call('add', snapshot_id, volume_id)
+    def add_snapshot(
+        self, snapshot_id: str, volume_id: str, status: str = 'creating'
+    ) -> None:
+        """Add a row that compute is to report on."""
+        self._call('add', snapshot_id, volume_id, status)
+
+    def reported_at(self, snapshot_id: str) -> float:
+        """When the report arrived that it is done; of time.monotonic(),
+        which is the same in all processes.
+        """
+        return self._call('reported', snapshot_id)
 
     def remove_snapshot(self, snapshot_id: str) -> list[list[str]]:
         """Remove a row; status and progress of each report it has got."""
@@ -81,6 +89,20 @@ class _Prompt(CinderDouble):
             self.set_snapshot(snapshot_id, 'available', '100%')
         return answer
 
+    def reported_at(self, snapshot_id: str) -> float:
+        return self.wait_for(
+            lambda: next(
+                (
+                    request.time
+                    for request in reversed(self.requests)
+                    if request.snapshot_id == snapshot_id
+                    and (request.update or {}).get('progress') == '90%'
+                ),
+                None,
+            ),
+            timeout=120.0,
+        )
+
 
 def _main() -> None:
     with _Prompt() as double:
@@ -90,6 +112,8 @@ def _main() -> None:
             reply = None
             if name == 'add':
                 double.add_snapshot(snapshot_id, *rest)
+            elif name == 'reported':
+                reply = double.reported_at(snapshot_id)
             else:
                 reply = double.history(snapshot_id, applied=True)
                 double.remove_snapshot(snapshot_id)

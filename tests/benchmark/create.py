@@ -11,10 +11,8 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
-import libvirt
 from keystoneauth1 import adapter, noauth, session
 
-from nova_ext.virt.guest import snapshot_xml
 from tests.benchmark import rig
 from tests.benchmark.report import Row, Section
 
@@ -23,11 +21,6 @@ LIMIT = 2.0
 _WARM_UP = 6
 # Three more layers each, so that no chain is longer than nine and a volume.
 _ROUNDS_PER_CHAIN = 3
-_FLAGS = (
-    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
-    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
-    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
-)
 
 
 class Floor:
@@ -38,9 +31,8 @@ class Floor:
 
     def __init__(self, parts: rig.Rig) -> None:
         self._domain = parts.domain
-        self._target = parts.guest.target
-        self._others = parts.other_targets
-        self._cinder = _client(parts.cinder.endpoint)
+        self._parts = parts
+        self._cinder = client(parts.cinder.endpoint)
         self.parts: list[tuple[float, float]] = []
 
     def __call__(self, overlay: rig.Overlay) -> None:
@@ -48,7 +40,7 @@ class Floor:
         self._report(overlay, '0%')
         asked = time.perf_counter()
         self._domain.snapshotCreateXML(
-            snapshot_xml(self._target, str(overlay.path), self._others), _FLAGS
+            self._parts.snapshot_xml(overlay), rig.SNAPSHOT
         )
         switched = time.perf_counter()
         self._report(overlay, '90%')
@@ -82,7 +74,7 @@ class Http:
     """A POST to the shipped pipeline, as Cinder sends it."""
 
     def __init__(self, parts: rig.Rig) -> None:
-        self._service = _client(parts.url)
+        self._service = client(parts.url)
 
     def __call__(self, overlay: rig.Overlay) -> None:
         self._service.post(
@@ -166,7 +158,7 @@ def _section(
     )
 
 
-def _client(endpoint: str) -> adapter.Adapter:
+def client(endpoint: str) -> adapter.Adapter:
     """A client whose connection stays open, if the server lets it."""
     return adapter.Adapter(
         session.Session(auth=noauth.NoAuth(endpoint=endpoint)),

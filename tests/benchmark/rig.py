@@ -26,7 +26,7 @@ from oslo_config import cfg
 from nova_ext import conf as nova_ext_conf
 from nova_ext import context, exception
 from nova_ext.compute import api as compute
-from nova_ext.virt import chain
+from nova_ext.virt import chain, guest
 from nova_ext.virt.sample import SampleGuest, create_volume
 from nova_ext.virt.sample_chain import make_overlay
 from tests.benchmark.cinder_process import CinderProcess
@@ -34,6 +34,11 @@ from tests.fixtures.serve import Served, serving
 
 _SIZE_BYTES = 1 << 30
 _SECONDS = 30.0
+SNAPSHOT = (
+    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+)
 _REPORTS = [['creating', '0%'], ['creating', '90%']]
 
 
@@ -64,6 +69,7 @@ class Rig:
 
     :ivar compute: the backend that reaches the agent
     :ivar url: of the service, which has the same agent
+    :ivar uri: of libvirt
     """
 
     def __init__(
@@ -72,16 +78,23 @@ class Rig:
         served: Served,
         cinder: CinderProcess,
         connection: libvirt.virConnect,
-        guest: SampleGuest,
+        sample: SampleGuest,
     ) -> None:
         self.url = served.url
+        self.uri = served.libvirt_uri
         self.cinder = cinder
         self.compute = compute.load(conf)
         self.context = context.RequestContext()
         self.connection = connection
-        self.guest = guest
-        self.domain = guest.domain
-        self._layers = [guest.volume_path]
+        self.guest = sample
+        self.domain = sample.domain
+        self._layers = [sample.volume_path]
+        # The disks of the guest that stay as they are.
+        self._others = [
+            disk.target
+            for disk in chain.parse(self.domain.XMLDesc()).disks
+            if disk.target != sample.target
+        ]
         # Of the minute before: others' work makes bad figures, ours is meant.
         self._load = os.getloadavg()[0]
 
@@ -104,14 +117,11 @@ class Rig:
             ]
         )
 
-    @property
-    def other_targets(self) -> list[str]:
-        """The disks of the guest that stay as they are."""
-        return [
-            disk.target
-            for disk in chain.parse(self.domain.XMLDesc()).disks
-            if disk.target != self.guest.target
-        ]
+    def snapshot_xml(self, overlay: Overlay) -> str:
+        """What libvirt is asked to do to the disks of the guest."""
+        return guest.snapshot_xml(
+            self.guest.target, str(overlay.path), self._others
+        )
 
     def overlay(self) -> Overlay:
         """Do Cinder's part before a request: the file and the row."""
@@ -174,6 +184,31 @@ class Rig:
         for path in self._layers[1:]:
             path.unlink()
         del self._layers[1:]
+        self.look()
+
+    def merged(self, path: pathlib.Path) -> None:
+        """Remove a file that was merged away.
+
+        :raises: :class:`MeasuringFailed` if it was not
+        """
+        (disk,) = (
+            disk
+            for disk in chain.parse(self.domain.XMLDesc()).disks
+            if disk.target == self.guest.target
+        )
+        self._layers.remove(path)
+        named = [layer.path for layer in reversed(disk.layers)]
+        if named != [str(layer) for layer in self._layers]:
+            raise MeasuringFailed(f'{path} was merged into {named}')
+        path.unlink()
+
+    @property
+    def layers(self) -> list[pathlib.Path]:
+        """The files of the disk, the base first."""
+        return list(self._layers)
+
+    def look(self) -> None:
+        """Have the agent look at the guest."""
         # The events of the merge make the agent look at the guest anew when
         # it is next asked: now, and not within a clock. A service would not
         # see them one moment before a request either.
@@ -236,12 +271,12 @@ def running() -> Iterator[Rig]:
             )
             connection = libvirt.open(served.libvirt_uri)
             stack.callback(connection.close)
-            guest = _guest(connection, directory)
-            stack.enter_context(guest)
-            guest.wait_reported(10)
+            sample = _guest(connection, directory)
+            stack.enter_context(sample)
+            sample.wait_reported(10)
             conf = _read(directory / 'nova_ext.conf')
             try:
-                yield Rig(conf, served, cinder, connection, guest)
+                yield Rig(conf, served, cinder, connection, sample)
             except Exception:
                 print(served.log.read_text()[-4000:], file=sys.stderr)
                 raise

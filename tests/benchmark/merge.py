@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What merging a layer away costs, beside what libvirt takes for it.
+
+The floor is a bare call to libvirt, until its event says that the job has
+completed; ours is from the DELETE until Cinder has the report on which it
+removes the file.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import libvirt
+import libvirt_qemu
+
+from nova_ext.virt.host import Host
+from tests.benchmark import rig
+from tests.benchmark.create import client
+from tests.benchmark.report import Row, Section
+
+LIMIT = 1.5
+
+_MIB = 1 << 20
+_SMALL = 64 << 10
+_WARM_UP = 1
+_CROWD = 200
+_SECONDS = 60.0
+_GUEST = """
+<domain type='qemu'>
+  <name>crowd-{number}</name>
+  <memory unit='MiB'>16</memory>
+  <os><type arch='x86_64'>hvm</type></os>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source file='{path}'/>
+      <target dev='vda' bus='virtio'/>
+      <serial>{serial}</serial>
+    </disk>
+  </devices>
+</domain>
+"""
+
+Way = Callable[['Merge'], float]
+
+
+class Merge:
+    """One merge that is to be measured.
+
+    :ivar base: path of what stays below; None for none
+    :ivar top: for a commit the path of what disappears
+    """
+
+    def __init__(self, parts: rig.Rig, kind: str) -> None:
+        self.parts = parts
+        overlay = parts.overlay()
+        _switch(parts, overlay)
+        self.snapshot_id = overlay.snapshot_id
+        *_, below, _ = parts.layers
+        self.doomed = below
+        self.top = self.base = None
+        if kind == 'commit':
+            self.top, self.base = below, parts.layers[-3]
+        parts.look()
+
+    @property
+    def delete_info(self) -> str:
+        """As Cinder sends it."""
+        top, base = self.top, self.base
+        return json.dumps(
+            {
+                'volume_id': self.parts.guest.volume_id,
+                'type': 'qcow2',
+                'file_to_merge': top and top.name,
+                'merge_target_file': base and base.name,
+            }
+        )
+
+
+class Floor:
+    """The bare call, and the event of its end."""
+
+    def __init__(self, parts: rig.Rig, uri: str) -> None:
+        # Makes the loop of events, which connections before it do not have.
+        self._host = Host(uri)
+        self._connection = libvirt.open(uri)
+        self._domain = self._connection.lookupByUUIDString(parts.guest.uuid)
+        self._target = parts.guest.target
+        self._ended = threading.Event()
+        self._at = 0.0
+        self._connection.domainEventRegisterAny(
+            self._domain,
+            libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
+            self._note,
+            None,
+        )
+
+    def _note(self, *details: Any) -> None:
+        at = time.monotonic()
+        if details[4] == libvirt.VIR_DOMAIN_BLOCK_JOB_COMPLETED:
+            self._at = at
+            self._ended.set()
+
+    def close(self) -> None:
+        """End both connections."""
+        self._connection.close()
+        self._host.close()
+
+    def __call__(self, merge: Merge) -> float:
+        self._ended.clear()
+        started = time.monotonic()
+        if merge.base is None:
+            self._domain.blockRebase(self._target, None, 0, 0)
+        else:
+            self._domain.blockCommit(
+                self._target,
+                str(merge.base),
+                str(merge.top),
+                0,
+                libvirt.VIR_DOMAIN_BLOCK_COMMIT_RELATIVE,
+            )
+        if not self._ended.wait(_SECONDS):
+            raise rig.MeasuringFailed('a bare merge hangs')
+        return self._at - started
+
+
+class Http:
+    """A DELETE to the shipped pipeline, as Cinder sends it."""
+
+    def __init__(self, parts: rig.Rig) -> None:
+        self._parts = parts
+        self._service = client(parts.url)
+
+    def __call__(self, merge: Merge) -> float:
+        cinder = self._parts.cinder
+        cinder.remove_snapshot(merge.snapshot_id)
+        cinder.add_snapshot(
+            merge.snapshot_id, self._parts.guest.volume_id, 'deleting'
+        )
+        started = time.monotonic()
+        self._service.delete(
+            f'/os-assisted-volume-snapshots/{merge.snapshot_id}',
+            params={'delete_info': merge.delete_info},
+        )
+        taken = cinder.reported_at(merge.snapshot_id) - started
+        self._parts.settle([])
+        return taken
+
+
+def _switch(parts: rig.Rig, overlay: rig.Overlay) -> None:
+    parts.domain.snapshotCreateXML(parts.snapshot_xml(overlay), rig.SNAPSHOT)
+    parts.check(overlay)
+
+
+def _write(parts: rig.Rig, size: int) -> None:
+    """Put data into the active layer, behind what the guest writes."""
+    said = libvirt_qemu.qemuMonitorCommand(
+        parts.domain,
+        json.dumps({'execute': 'query-block'}),
+        0,
+    )
+    (device,) = (
+        block['qdev']
+        for block in json.loads(said)['return']
+        if parts.layers[-1].name in json.dumps(block)
+    )
+    libvirt_qemu.qemuMonitorCommand(
+        parts.domain,
+        f'qemu-io -d {device} "write -P 7 {300 * _MIB} {size}"',
+        libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP,
+    )
+
+
+def _take(
+    parts: rig.Rig, kind: str, size: int, ways: list[Way], rounds: int
+) -> list[list[float]]:
+    """Seconds that each way took for the same merge, in turn."""
+    if kind == 'commit':
+        _switch(parts, parts.overlay())
+    taken: list[list[float]] = [[] for _ in ways]
+    for number in range(_WARM_UP + rounds):
+        for way in range(len(ways)):
+            # Each way is the first as often as the others.
+            chosen = (way + number) % len(ways)
+            _write(parts, size)
+            merge = Merge(parts, kind)
+            taken[chosen].append(ways[chosen](merge))
+            parts.merged(merge.doomed)
+    return [seconds[_WARM_UP:] for seconds in taken]
+
+
+@contextmanager
+def _crowd(parts: rig.Rig, number: int) -> Iterator[None]:
+    """So many guests more on the host, each with a process and a volume."""
+    domains = []
+    try:
+        for count in range(number):
+            path = parts.guest.directory / f'crowd-{count}'
+            path.touch(mode=0o666)
+            path.chmod(0o666)
+            xml = _GUEST.format(number=count, path=path, serial=uuid.uuid4())
+            domains.append(
+                parts.connection.createXML(
+                    xml, libvirt.VIR_DOMAIN_START_PAUSED
+                )
+            )
+        parts.look()
+        yield
+    finally:
+        for domain in domains:
+            domain.destroy()
+
+
+def measure(short: bool) -> Section:
+    """Merge after merge, each way in turn; then the same in a crowd.
+
+    :raises: :class:`tests.benchmark.rig.MeasuringFailed`, and what the parts
+        raise
+    """
+    rounds, size = 10, 128 * _MIB
+    kinds = ('pull',) if short else ('pull', 'commit')
+    rows = []
+    ratios = {}
+    with rig.running() as parts:
+        floor, http = Floor(parts, parts.uri), Http(parts)
+        ways: list[Way] = [floor, http]
+        try:
+            # While there is little in the volume.
+            bare, alone = _take(parts, 'pull', _SMALL, ways, rounds)
+            rows += [Row('64 KiB: bare', bare), Row('64 KiB: ours', alone)]
+            with _crowd(parts, _CROWD - 1):
+                bare, crowded = _take(parts, 'pull', _SMALL, ways, rounds)
+            rows += [
+                Row(f'64 KiB: bare, among {_CROWD} guests', bare),
+                Row(f'64 KiB: ours, among {_CROWD} guests', crowded),
+            ]
+            for kind in kinds:
+                bare, ours = _take(parts, kind, size, ways, rounds)
+                ratios[kind] = Row('', ours).median / Row('', bare).median
+                rows += [
+                    Row(f'{kind}: bare call until its event', bare),
+                    Row(f'{kind}: DELETE until the report', ours),
+                ]
+        finally:
+            floor.close()
+        machine = parts.machine
+    ratio = max(ratios.values())
+    growth = Row('', crowded).median / Row('', alone).median
+    verdict = 'met' if ratio <= LIMIT else 'NOT met'
+    return Section(
+        title=f'merge of {size // _MIB} MiB: {rounds} rounds, each way once '
+        'a round; ms',
+        rows=rows,
+        notes=[
+            machine,
+            *(f'{kind}: ours / bare = {ratios[kind]:.2f}' for kind in kinds),
+            f'the limit of {LIMIT:.2f} is {verdict}',
+            f'ours among {_CROWD} guests / alone = {growth:.2f}',
+        ],
+        figure=f'merge {ratio:.2f} libvirt',
+    )
