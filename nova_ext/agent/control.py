@@ -13,8 +13,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nova_ext import exception
-from nova_ext.agent import job as agent_job
-from nova_ext.agent.job import FINAL, Job, Operation, State
+from nova_ext.agent import transition
+from nova_ext.agent.job import (
+    FINAL,
+    Job,
+    Operation,
+    State,
+)
 from nova_ext.agent.sweeper import Run
 
 if TYPE_CHECKING:
@@ -108,7 +113,7 @@ class Control:
                     'same in Cinder again.'
                 )
             self._intake.refuse_while_touched(job.volume_id)
-            job, action = agent_job.retried(job, time.time())
+            job, action = transition.retried(job, time.time())
             self._journal.update(job)
             self._sweeper.add(Run(job, action))
 
@@ -147,7 +152,7 @@ class Control:
             run.dropped = True
             self._sweeper.hasten(job_id)
         elif job.state is State.ORPHANED:
-            self._journal.update(agent_job.abandoned(job))
+            self._journal.update(transition.abandoned(job))
         else:
             raise exception.InvalidInput(
                 reason=f'Job {job_id} is {job.state.value}: it is over, or '

@@ -15,8 +15,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from nova_ext import exception
 from nova_ext.agent import job as agent_job
-from nova_ext.agent.job import Action, Job, Operation, State
+from nova_ext.agent import transition
+from nova_ext.agent.job import (
+    Job,
+    Operation,
+    State,
+)
 from nova_ext.agent.sweeper import Run
+from nova_ext.agent.transition import (
+    Action,
+)
 
 if TYPE_CHECKING:
     from nova_ext.agent import hypervisor as agent_hypervisor
@@ -44,9 +52,9 @@ class Reports(Protocol):
 
     def progress(self, job: Job, percent: int) -> None: ...
 
-    def deliver(self, job: Job) -> agent_job.Verdict: ...
+    def deliver(self, job: Job) -> transition.Verdict: ...
 
-    def confirm(self, job: Job) -> agent_job.Verdict: ...
+    def confirm(self, job: Job) -> transition.Verdict: ...
 
     def witness(self, job: Job) -> tuple[str | None, tuple[str, ...]]: ...
 
@@ -102,11 +110,11 @@ class Engine:
         if action is Action.REPORT:
             return self._enter(
                 run,
-                *agent_job.reported(job, self._deliver(job), time.time()),
+                *transition.reported(job, self._deliver(job), time.time()),
             )
         return self._enter(
             run,
-            *agent_job.confirmed(
+            *transition.confirmed(
                 job, self._confirm(job), time.time(), _CONFIRM_GRACE
             ),
         )
@@ -131,12 +139,12 @@ class Engine:
             return
         if run.job.lent:
             self._hypervisor.release(run.job)
-        job = agent_job.abandoned(run.job)
+        job = transition.abandoned(run.job)
         if not job.succeeded and run.error is None:
             run.error = failure(job)
         self._enter(run, job, Action.NOTHING)
 
-    def _deliver(self, job: Job) -> agent_job.Verdict:
+    def _deliver(self, job: Job) -> transition.Verdict:
         if job.operation is not Operation.ROLLBACK:
             return self._reports.deliver(job)
         # Cinder counts the snapshot as failed, and now that is true.
@@ -145,11 +153,11 @@ class Engine:
             self._journal.update(
                 orphan.to(State.FAILED, succeeded=False, reason='rolled back')
             )
-        return agent_job.Verdict.CLAIMED
+        return transition.Verdict.CLAIMED
 
     def _look(self, run: Run) -> float:
         chain = self._hypervisor.look(run.job)
-        if chain is agent_job.Chain.RUNNING:
+        if chain is transition.Chain.RUNNING:
             self._show_progress(run)
         now = time.time()
         # NOTE: an operator may have asked for its end meanwhile.
@@ -159,7 +167,7 @@ class Engine:
                 job, cancelled=True, reason='an operator cancelled it'
             )
         return self._enter(
-            run, *agent_job.looked(job, chain, now, now >= run.settled_at)
+            run, *transition.looked(job, chain, now, now >= run.settled_at)
         )
 
     def _show_progress(self, run: Run) -> None:
@@ -178,13 +186,13 @@ class Engine:
             run.percent = percent
             self._reports.progress(run.job, percent)
 
-    def _confirm(self, job: Job) -> agent_job.Verdict:
+    def _confirm(self, job: Job) -> transition.Verdict:
         # NOTE: Cinder has compute delete only what it counted, and then the
         # row may be gone before we look at it.
         if job.operation is Operation.CREATE and self._journal.latest(
             job.snapshot_id, Operation.DELETE
         ):
-            return agent_job.Verdict.CLAIMED
+            return transition.Verdict.CLAIMED
         return self._reports.confirm(job)
 
     def _fence(self, run: Run) -> float:

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 
 from nova_ext import exception
 from nova_ext.agent import job as agent_job
-from nova_ext.agent import quiesce, verify
-from nova_ext.agent.job import Job, Kind
+from nova_ext.agent import quiesce, transition, verify
+from nova_ext.agent.job import (
+    Job,
+    Kind,
+)
 from nova_ext.virt import image, stand_in
 
 if TYPE_CHECKING:
@@ -55,14 +58,14 @@ class Hypervisor:
         """
         return self._host.volumes()
 
-    def look(self, job: Job) -> agent_job.Chain:
+    def look(self, job: Job) -> transition.Chain:
         """What the chain of a job is now."""
         chain = verify.look(job, self._host, self._files)
-        if chain is not agent_job.Chain.AFTER or not job.merges:
+        if chain is not transition.Chain.AFTER or not job.merges:
             return chain
         return chain if job.flushed else self._flushed(job)
 
-    def _flushed(self, job: Job) -> agent_job.Chain:
+    def _flushed(self, job: Job) -> transition.Chain:
         """AFTER once what was merged is on disk, whatever becomes of QEMU."""
         try:
             found = self._host.guest(job.worker_id)
@@ -79,10 +82,10 @@ class Hypervisor:
                 found.flush(job.target)
         except exception.NovaExtException as error:
             LOG.warning('Cannot flush %s: %s', agent_job.describe(job), error)
-            return agent_job.Chain.UNKNOWN
-        return agent_job.Chain.AFTER
+            return transition.Chain.UNKNOWN
+        return transition.Chain.AFTER
 
-    def _unsafe(self, job: Job) -> agent_job.Chain:
+    def _unsafe(self, job: Job) -> transition.Chain:
         # NOTE: whoever mends the headers shall not have to mend libvirt too.
         found = self._host.guest(job.instance_id)
         if found is not None:
@@ -95,7 +98,7 @@ class Hypervisor:
                     job.instance_id,
                     error,
                 )
-        return agent_job.Chain.UNSAFE
+        return transition.Chain.UNSAFE
 
     def start(self, job: Job) -> None:
         """Ask libvirt for what a job wants.

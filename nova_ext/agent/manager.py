@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, Any
 from nova_ext import exception
 from nova_ext.agent import admission as agent_admission
 from nova_ext.agent import control as agent_control
-from nova_ext.agent import engine, merge, rollback
+from nova_ext.agent import engine, merge, rollback, transition
 from nova_ext.agent import intake as agent_intake
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import journal as agent_journal
 from nova_ext.agent import sweeper as agent_sweeper
-from nova_ext.agent.job import FINAL, Job, Operation, State
+from nova_ext.agent.job import (
+    FINAL,
+    Job,
+    Operation,
+    State,
+)
 from nova_ext.agent.sweeper import Run
 
 if TYPE_CHECKING:
@@ -65,7 +70,7 @@ class Manager:
         self._hypervisor.check()
         settled_at = time.time() + engine.SETTLE_SECONDS
         for found in self._journal.unfinished():
-            job, action = agent_job.recovered(found)
+            job, action = transition.recovered(found)
             LOG.info('Recovering %s', agent_job.describe(job))
             self._journal.update(job)
             self._sweeper.add(Run(job, action, settled_at))

@@ -10,7 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nova_ext import exception
-from nova_ext.agent.job import Chain, Job, Kind
+from nova_ext.agent.job import (
+    Job,
+    Kind,
+)
+from nova_ext.agent.transition import (
+    Chain,
+)
 from nova_ext.virt import chain, image
 
 if TYPE_CHECKING:

@@ -7,7 +7,14 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from nova_ext.agent import job as agent_job
-from nova_ext.agent.job import Chain, State, Verdict
+from nova_ext.agent import transition
+from nova_ext.agent.job import (
+    State,
+)
+from nova_ext.agent.transition import (
+    Chain,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from tests.crash.share import CrashShare
@@ -70,15 +77,15 @@ class Operation:
         job = job.to(State.VERIFYING)
         refused = self.trouble == REFUSED
         chain = Chain.BEFORE if refused else Chain.AFTER
-        job, _ = agent_job.looked(job, chain, 0.0)
+        job, _ = transition.looked(job, chain, 0.0)
         while job.state not in agent_job.FINAL:
             passed.add(job.state)
             if job.state is State.CONFIRMING:
-                job, _ = agent_job.confirmed(job, Verdict.CLAIMED, 0.0, 0.0)
+                job, _ = transition.confirmed(job, Verdict.CLAIMED, 0.0, 0.0)
             else:
                 given_up = self.trouble == GIVEN_UP
                 verdict = Verdict.GAVE_UP if given_up else Verdict.DELIVERED
-                job, _ = agent_job.reported(job, verdict, 0.0)
+                job, _ = transition.reported(job, verdict, 0.0)
         return {state.value for state in (*passed, job.state)}
 
 

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from nova_ext.agent import verify
-from nova_ext.agent.job import Chain, Job, Kind
+from nova_ext.agent.job import (
+    Job,
+    Kind,
+)
+from nova_ext.agent.transition import (
+    Chain,
+)
 from nova_ext.virt import chain, image
 from tests.unit.agent import fakes, jobs
 

@@ -10,10 +10,12 @@ import pytest
 
 from nova_ext.agent.job import (
     FINAL,
-    Action,
-    Chain,
     Job,
     State,
+)
+from nova_ext.agent.transition import (
+    Action,
+    Chain,
     Verdict,
     abandoned,
     confirmed,
