@@ -44,16 +44,28 @@ def _complain(result: Result) -> Iterator[str]:
 
 
 def _summary(results: list[Result]) -> Iterator[str]:
-    """How often each operation ended how."""
-    ends: dict[str, collections.Counter[str]] = {}
+    """What came of each operation with each state of the guest, and how."""
+    rows: dict[str, list[Result]] = {}
     for result in results:
-        case = result.case
-        row = f'{case.operation.name:32} {case.state:8}'
-        word = result.word if result.struck else 'nobody to kill'
-        ends.setdefault(row, collections.Counter())[word] += 1
-    for row, words in ends.items():
-        counts = '; '.join(f'{n} {word}' for word, n in words.most_common())
-        yield f'{row} {counts}'
+        row = f'{result.case.operation.name:32} {result.case.state:8}'
+        rows.setdefault(row, []).append(result)
+    for row, found in sorted(rows.items()):
+        words = collections.Counter(map(_end, found))
+        ends = '; '.join(f'{n} {word}' for word, n in words.most_common())
+        yield f'{row} {_figures(found)} ({ends})'
+
+
+def _end(result: Result) -> str:
+    if not result.case.plan.point:
+        return 'with nobody dying'
+    return result.word if result.struck else 'with nobody to kill'
+
+
+def _figures(results: list[Result]) -> str:
+    points = sum(result.struck for result in results)
+    losses = sum(bool(result.losses) for result in results)
+    false = sum(bool(result.false) for result in results)
+    return f'{points} points, {losses} losses, {false} false reports'
 
 
 def main() -> int:
@@ -101,17 +113,12 @@ def main() -> int:
     for result in everything:
         if not result.fine:
             print(*_complain(result), sep='\n')
-    print(*_summary(results), sep='\n')
+    print(*_summary(everything), sep='\n')
     wrong = sum(not result.fine for result in everything)
     print(f'{wrong} wrong, in {time.monotonic() - began:.0f} s')
-    losses = sum(bool(result.losses) for result in everything)
-    false = sum(bool(result.false) for result in everything)
-    points = sum(result.struck for result in results)
-    print(
-        f'crash matrix: {points} points, {losses} losses, '
-        f'{false} false reports'
-    )
-    return int(wrong > 0 or not points)
+    # An undisturbed run is no point; what it loses counts all the same.
+    print(f'crash matrix: {_figures(everything)}')
+    return int(wrong > 0 or not any(r.struck for r in results))
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -128,9 +129,13 @@ def _slow_merges(executioner: Executioner) -> None:
         setattr(libvirt.virDomain, name, slow)
 
 
-def main() -> int:
-    """Wrap, shorten what would only be waited for, and be the agent."""
-    directory = pathlib.Path(os.environ[crash_plan.DIRECTORY])
+def run(directory: pathlib.Path, config: pathlib.Path, settle: float) -> None:
+    """Wrap, shorten what would only be waited for, and be the agent.
+
+    The process is for nothing else, and ends here.
+
+    :param settle: see the engine of the agent
+    """
     executioner = Executioner(directory)
     for name, labels in points.POINTS.items():
         if unknown := points.unknown(name, points.methods(name)):
@@ -142,10 +147,37 @@ def main() -> int:
     _slow_merges(executioner)
     # NOTE: nothing of a dead agent waits in libvirtd for long here, and a
     # thousand runs would each wait for it in vain.
-    engine.SETTLE_SECONDS = float(os.environ['NOVA_EXT_CRASH_SETTLE'])
+    engine.SETTLE_SECONDS = settle
     engine._CONFIRM_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
-    return agent.main()
+    sys.argv = ['nova-ext-agent', '--config-file', str(config)]
+    sys.exit(agent.main())
 
 
-if __name__ == '__main__':
-    sys.exit(main())
+class Process:
+    """An agent of its own process, forked where all is imported already.
+
+    Importing takes most of a start, and there are hundreds of starts.
+    """
+
+    def __init__(
+        self, directory: pathlib.Path, config: pathlib.Path, settle: float
+    ) -> None:
+        context = multiprocessing.get_context('forkserver')
+        context.set_forkserver_preload([__name__])
+        self._process = context.Process(
+            target=run, args=(directory, config, settle)
+        )
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """The exit status, None while it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float) -> None:
+        """Wait for its end. :raises: TimeoutError"""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise TimeoutError(f'process {self._process.pid} does not end')

@@ -13,7 +13,6 @@ import os
 import pathlib
 
 AGENT, LIBVIRTD, QEMU = 'agent', 'libvirtd', 'qemu'
-DIRECTORY = 'NOVA_EXT_CRASH_DIRECTORY'
 KILLED = 'killed'
 
 

@@ -13,8 +13,6 @@ import os
 import pathlib
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +24,7 @@ from nova_ext.compute import libvirt as backend
 from nova_ext.virt import chain
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.crash import plan as crash_plan
+from tests.crash.agent import Process
 from tests.crash.plan import Passed, Plan
 from tests.fixtures.host import Host, short_directory
 from tests.fixtures.serve import write_config
@@ -77,6 +76,7 @@ class CrashHost(Host):
         self._once = once
         self._settle = settle
         self._noted = 0
+        self._process: Process | None = None
 
     @contextlib.contextmanager
     def running(self) -> Iterator[CrashHost]:
@@ -109,23 +109,19 @@ class CrashHost(Host):
                 },
             },
         )
-        self._agent = subprocess.Popen(
-            [
-                *(sys.executable, '-m', 'tests.crash.agent'),
-                *('--config-file', config),
-            ],
-            env={
-                **os.environ,
-                crash_plan.DIRECTORY: str(self.directory),
-                'NOVA_EXT_CRASH_SETTLE': str(self._settle),
-            },
-        )
+        self._process = Process(self.directory, config, self._settle)
         if wait:
             wait_for(self._answers, 'the agent does not start')
 
+    def stop_agent(self) -> None:
+        """Be done with the agent; that it stops well is tested elsewhere."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(_PATIENCE)
+
     def _answers(self) -> bool:
-        assert self._agent is not None
-        if self._agent.poll() is not None:
+        assert self._process is not None
+        if self._process.poll() is not None:
             raise Stuck(f'the agent ended: {self.log()[-2000:]}')
         with contextlib.suppress(exception.HostUnavailable):
             with contextlib.suppress(exception.AgentBusy):
@@ -153,8 +149,8 @@ class CrashHost(Host):
         """Start again who was killed; a guest stays as it is."""
         self.post.disarm()
         if plan.victim == crash_plan.AGENT:
-            assert self._agent is not None
-            self._agent.wait(_PATIENCE)
+            assert self._process is not None
+            self._process.wait(_PATIENCE)
             self.start_agent()
         elif plan.victim == crash_plan.LIBVIRTD:
             wait_for(lambda: self.libvirtd.pid is None, 'libvirtd lives')
