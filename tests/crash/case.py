@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import threading
 import time
 
 from nova_ext import exception
 from nova_ext.agent.job import State
+from tests.crash import mends
 from tests.crash import plan as crash_plan
 from tests.crash.judge import Judge, prepare
 from tests.crash.operations import Operation
@@ -28,14 +28,6 @@ _CINDERS_LIMIT = 120.0
 _PATIENCE = 60.0
 # Some jobs stay open: what is to be known of them is known by then.
 _ENDS = 30.0
-# How a message says that libvirt lost the chain, and what to do.
-_DEFINITION = re.compile('definition.*"virsh edit"', re.DOTALL)
-# How a message says what to do, where libvirt did not.
-_MENDS = re.compile(
-    'qemu-img rebase|delete the snapshot again|delete it again|nova-ext-manage'
-)
-_POWER = 'Power the instance off and on'
-_REBASE = re.compile('qemu-img rebase -u -F FORMAT -b ([^ ]+) ([^ "]+)"')
 _QCOW2 = b'QFI\xfb'
 _STARTS = ('before snapshot', 'before pull', 'before commit')
 
@@ -150,6 +142,9 @@ class Run:
                 self._result.wrong.append(f'it was started {starts} times')
             self._check_reports(snapshot_id)
             return
+        if state == State.ORPHANED.value:
+            # The next request may well be refused for another reason.
+            self._told = mends.of_definition(self._host.reason())
         if self._case.operation.doomed is None:
             self._result.word = self._create_again(state, snapshot_id)
         else:
@@ -189,14 +184,12 @@ class Run:
         self._share.drop(snapshot_id)
         if switched:
             self._uncounted = [new_file]
-            # The next request may well be refused for another reason.
-            self._told = bool(_DEFINITION.search(self._host.reason()))
             if state not in (State.ORPHANED.value, State.VERIFYING.value):
                 self._result.wrong.append(f'switched, and it is {state}')
         try:
             self._share.create()
         except exception.NovaExtException as refusal:
-            if _POWER in str(refusal):
+            if mends.of_power(str(refusal)):
                 self._host.pull_the_plug()
                 self._revive()
                 self._share.create()
@@ -222,14 +215,16 @@ class Run:
         except exception.NovaExtException as refusal:
             return 'refused' + self._mend(refusal)
         self._host.wait_final()
+        # Done now, it has nothing left to be mended.
+        self._told = False
         return f'{state.lower()}, {mended}deleted again'
 
     def _rebase(self) -> str:
         """Do what the reason of a job says that is to be done."""
-        found = _REBASE.search(self._host.reason())
+        found = mends.rebase(self._host.reason())
         if found is None:
             return ''
-        below, above = found.groups()
+        below, above = found
         if self._host.is_active():
             self._host.pull_the_plug()
         path = self._host.directory / below
@@ -248,8 +243,8 @@ class Run:
                 self._host.guest.suspend()
 
     def _mend(self, refusal: exception.NovaExtException) -> str:
-        self._told |= bool(_DEFINITION.search(str(refusal)))
-        if self._told or _MENDS.search(str(refusal)):
+        self._told |= mends.of_definition(str(refusal))
+        if self._told or mends.any_of(str(refusal)):
             return ', says how to mend'
         self._result.wrong.append(f'says not how to mend: {refusal}')
         return ''

@@ -11,7 +11,10 @@ import pathlib
 
 import pytest
 
-from tests.crash import matrix, operations, plan, points, result
+from nova_ext import exception
+from nova_ext.agent import job as agent_job
+from nova_ext.agent import transition
+from tests.crash import matrix, mends, operations, plan, points, result
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -131,3 +134,54 @@ def test_the_shortest_call_says_how_long_it_is() -> None:
         plan.Passed(1, passed.time * 5, passed.point) for passed in slow.passed
     ]
     assert matrix.durations([slow, quick])['snapshot'] == 1.0
+
+
+def _looked(chain: transition.Chain) -> str:
+    """What the reason of a merge is after a look at its end."""
+    job = agent_job.Job(
+        snapshot_id='s',
+        volume_id='v',
+        operation=agent_job.Operation.DELETE,
+        kind=agent_job.Kind.PULL,
+        instance_id='i',
+        target='vdb',
+        before=('/share/top', '/share/doomed', '/share/base'),
+        after=('/share/top', '/share/base'),
+        accepted_at=0.0,
+        deadline=1.0,
+        state=agent_job.State.VERIFYING,
+    )
+    return transition.looked(job, chain, 2.0)[0].reason
+
+
+def test_a_run_finds_in_our_messages_what_to_do() -> None:
+    lost = _looked(transition.Chain.OTHER)
+    unsafe = _looked(transition.Chain.UNSAFE)
+    assert mends.of_definition(lost)
+    assert mends.any_of(lost)
+    assert mends.rebase(lost) is None
+    # Nothing of libvirt's is to be mended there: its chain must be right.
+    assert not mends.of_definition(unsafe)
+    assert mends.rebase(unsafe) == ('doomed', 'top')
+
+
+@pytest.mark.parametrize(
+    'refusal, tells',
+    [
+        (
+            exception.SnapshotMerged(
+                snapshot_id='s', known='k', asked='a', volume_id='v',
+                active='x', doomed='y',
+            ),
+            True,
+        ),
+        (exception.MergeFailed(snapshot_id='s', reason='r'), True),
+        (exception.SnapshotFailed(snapshot_id='s', reason='r'), False),
+    ],
+)  # fmt: skip
+def test_a_refusal_tells_what_to_do_or_not(
+    refusal: exception.NovaExtException, tells: bool
+) -> None:
+    assert mends.any_of(str(refusal)) is tells
+    assert not mends.of_definition(str(refusal))
+    assert not mends.of_power(str(refusal))
