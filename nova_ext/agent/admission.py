@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nova_ext import exception
 from nova_ext.agent import merge, overlay, quiesce
-from nova_ext.agent.job import (
-    Job,
-    Kind,
-    Operation,
-    State,
-)
+from nova_ext.agent.job import Job, Kind, Operation, State
 from nova_ext.virt import chain, image
 
 if TYPE_CHECKING:

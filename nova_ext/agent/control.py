@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nova_ext import exception
 from nova_ext.agent import transition
-from nova_ext.agent.job import (
-    FINAL,
-    Job,
-    Operation,
-    State,
-)
+from nova_ext.agent.job import FINAL, Job, Operation, State
 from nova_ext.agent.sweeper import Run
 
 if TYPE_CHECKING:

@@ -16,15 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 from nova_ext import exception
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import transition
-from nova_ext.agent.job import (
-    Job,
-    Operation,
-    State,
-)
+from nova_ext.agent.job import Job, Operation, State
 from nova_ext.agent.sweeper import Run
-from nova_ext.agent.transition import (
-    Action,
-)
+from nova_ext.agent.transition import Action
 
 if TYPE_CHECKING:
     from nova_ext.agent import hypervisor as agent_hypervisor

@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING
 from nova_ext import exception
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import quiesce, transition, verify
-from nova_ext.agent.job import (
-    Job,
-    Kind,
-)
+from nova_ext.agent.job import Job, Kind
 from nova_ext.virt import image, stand_in
 
 if TYPE_CHECKING:
@@ -61,9 +58,25 @@ class Hypervisor:
     def look(self, job: Job) -> transition.Chain:
         """What the chain of a job is now."""
         chain = verify.look(job, self._host, self._files)
+        if chain is transition.Chain.STALE:
+            chain = self._refreshed(job)
         if chain is not transition.Chain.AFTER or not job.merges:
             return chain
         return chain if job.flushed else self._flushed(job)
+
+    def _refreshed(self, job: Job) -> transition.Chain:
+        """Another look after the stored definition was made to agree.
+
+        The first file that it names is right, and of those below it says
+        nothing then, so that the next start reads them from the headers.
+        """
+        try:
+            self._forget_backing(job)
+        except exception.HypervisorUnavailable:
+            return transition.Chain.UNKNOWN
+        chain = verify.look(job, self._host, self._files)
+        stale = chain is transition.Chain.STALE
+        return transition.Chain.OTHER if stale else chain
 
     def _flushed(self, job: Job) -> transition.Chain:
         """AFTER once what was merged is on disk, whatever becomes of QEMU."""
@@ -87,6 +100,10 @@ class Hypervisor:
 
     def _unsafe(self, job: Job) -> transition.Chain:
         # NOTE: whoever mends the headers shall not have to mend libvirt too.
+        self._forget_backing(job)
+        return transition.Chain.UNSAFE
+
+    def _forget_backing(self, job: Job) -> None:
         found = self._host.guest(job.instance_id)
         if found is not None:
             try:
@@ -98,7 +115,6 @@ class Hypervisor:
                     job.instance_id,
                     error,
                 )
-        return transition.Chain.UNSAFE
 
     def start(self, job: Job) -> None:
         """Ask libvirt for what a job wants.

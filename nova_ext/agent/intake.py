@@ -14,15 +14,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nova_ext import exception
-from nova_ext.agent.job import (
-    Job,
-    State,
-    describe,
-)
+from nova_ext.agent.job import Job, State, describe
 from nova_ext.agent.sweeper import Run
-from nova_ext.agent.transition import (
-    Action,
-)
+from nova_ext.agent.transition import Action
 
 if TYPE_CHECKING:
     from nova_ext.agent import journal as agent_journal

@@ -19,12 +19,7 @@ from nova_ext.agent import intake as agent_intake
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import journal as agent_journal
 from nova_ext.agent import sweeper as agent_sweeper
-from nova_ext.agent.job import (
-    FINAL,
-    Job,
-    Operation,
-    State,
-)
+from nova_ext.agent.job import FINAL, Job, Operation, State
 from nova_ext.agent.sweeper import Run
 
 if TYPE_CHECKING:

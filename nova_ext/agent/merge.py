@@ -14,10 +14,7 @@ import os
 from typing import Any
 
 from nova_ext import exception
-from nova_ext.agent.job import (
-    Job,
-    Kind,
-)
+from nova_ext.agent.job import Job, Kind
 from nova_ext.virt import chain, image
 
 # NOTE: a line for each snapshot; a thousand of them are not 128 KiB.

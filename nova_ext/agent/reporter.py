@@ -12,13 +12,8 @@ from __future__ import annotations
 import logging
 
 from nova_ext import cinder, exception
-from nova_ext.agent.job import (
-    Job,
-    Operation,
-)
-from nova_ext.agent.transition import (
-    Verdict,
-)
+from nova_ext.agent.job import Job, Operation
+from nova_ext.agent.transition import Verdict
 
 LOG = logging.getLogger(__name__)
 

@@ -14,13 +14,8 @@ from collections.abc import Callable
 from concurrent import futures
 
 from nova_ext import exception
-from nova_ext.agent.job import (
-    Job,
-    describe,
-)
-from nova_ext.agent.transition import (
-    Action,
-)
+from nova_ext.agent.job import Job, describe
+from nova_ext.agent.transition import Action
 
 LOG = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ class Chain(enum.Enum):
     RUNNING = 'a block job is under way'
     READY = 'the layer below is the same'
     OTHER = 'neither'
+    STALE = 'as wanted, but not where the next start is described'
     UNSAFE = 'as wanted, but perhaps not on disk'
     UNKNOWN = 'cannot be known now'
 

@@ -10,13 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nova_ext import exception
-from nova_ext.agent.job import (
-    Job,
-    Kind,
-)
-from nova_ext.agent.transition import (
-    Chain,
-)
+from nova_ext.agent.job import Job, Kind
+from nova_ext.agent.transition import Chain
 from nova_ext.virt import chain, image
 
 if TYPE_CHECKING:
@@ -40,24 +35,26 @@ def look(job: Job, virt_host: host.Host, files: image.Files) -> Chain:
                 return Chain.UNKNOWN
         seen = files.look(job.before[0], _compare, job, disk, has_process)
         if seen is Chain.AFTER and found and has_process:
-            return Chain.OTHER if _forgotten(job, found) else seen
+            return _next_start(job, found)
         return seen
     except (exception.NovaExtException, image.NotAnImage, OSError):
         return Chain.UNKNOWN
 
 
-def _forgotten(job: Job, found: guest.Guest) -> bool:
+def _next_start(job: Job, found: guest.Guest) -> Chain:
     """Whether the next start of a guest would undo what was done."""
     # NOTE: where libvirtd was killed in the call its two definitions differ
     # for ever. Nova writes them anew for each start.
     stored = found.stored()
     if stored is None or stored.of_nova:
-        return False
+        return Chain.AFTER
     for disk in stored.disks:
         if disk.serial == job.volume_id and disk.layers:
             paths = [layer.path for layer in disk.layers]
-            return paths[0] != job.after[0] or bool({*job.doomed} & {*paths})
-    return False
+            if paths[0] != job.after[0]:
+                return Chain.OTHER
+            return Chain.STALE if {*job.doomed} & {*paths} else Chain.AFTER
+    return Chain.AFTER
 
 
 def _disk(job: Job, found: guest.Guest) -> chain.Disk | None:

@@ -6,13 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 from nova_ext.agent import job as agent_job
-from tests.crash.operations import (
-    CREATE,
-    OPERATIONS,
-    PAUSED,
-    RUNNING,
-    STOPPED,
-)
+from tests.crash.operations import CREATE, OPERATIONS, PAUSED, RUNNING, STOPPED
 from tests.crash.plan import LIBVIRTD, QEMU, Plan
 from tests.crash.result import ANSWERED, CUT, REPEATED, Case, Result
 

@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import transition
-from nova_ext.agent.job import (
-    State,
-)
-from nova_ext.agent.transition import (
-    Chain,
-    Verdict,
-)
+from nova_ext.agent.job import State
+from nova_ext.agent.transition import Chain, Verdict
 
 if TYPE_CHECKING:
     from tests.crash.share import CrashShare

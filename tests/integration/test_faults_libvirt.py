@@ -7,9 +7,11 @@ became of the work meanwhile is found out when libvirt is back.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
+import libvirt
 import pytest
 
 from nova_ext import exception
@@ -112,3 +114,38 @@ def test_a_guest_that_hangs_in_a_merge(
             share.host.api.check()
             assert time.monotonic() - started < 2
         merge.assert_done()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_definition_that_missed_a_merge_is_mended(
+    libvirtd: PrivateLibvirtd, kind: str
+) -> None:
+    with slow_share(libvirtd) as share:
+        merge = SlowMerge(share, kind)
+        domain = share.host.guest.domain
+        # Of three layers the one in the middle disappears in any case.
+        doomed = merge.chain[1]
+        before = _stored_disk(domain, share.volume_id)
+        assert doomed in before
+        share.host.kill_agent()
+        merge.let_go()
+        target = share.host.guest.target
+        wait_until(lambda: not domain.blockJobInfo(target), share.host)
+        # As it is where libvirtd is killed at the end of a job.
+        config = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        domain.updateDeviceFlags(before, config)
+        assert doomed in _stored_disk(domain, share.volume_id)
+        share.host.start_agent()
+        merge.assert_done()
+        assert doomed not in _stored_disk(domain, share.volume_id)
+        domain.destroy()
+        domain.create()
+        assert len(share.host.chain()) == 2
+
+
+def _stored_disk(domain: libvirt.virDomain, volume_id: str) -> str:
+    """The disk of the next start."""
+    xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    disks = re.findall(r'<disk .*?</disk>', xml, re.DOTALL)
+    (disk,) = (disk for disk in disks if volume_id in disk)
+    return disk

@@ -17,12 +17,7 @@ import pytest
 from nova_ext import exception
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.host import Host, short_directory
-from tests.fixtures.merge import (
-    ASKED,
-    SlowMerge,
-    slow_share,
-    wait_until,
-)
+from tests.fixtures.merge import ASKED, SlowMerge, slow_share, wait_until
 
 pytest_plugins = ['tests.fixtures.host']
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nova_ext.agent.job import (
-    Job,
-    Kind,
-    Operation,
-)
+from nova_ext.agent.job import Job, Kind, Operation
 
 NOW, DEADLINE = 1000.0, 1570.0
 

@@ -11,12 +11,7 @@ import pytest
 from nova_ext import exception
 from nova_ext.agent import merge
 from nova_ext.agent.admission import Admission
-from nova_ext.agent.job import (
-    Job,
-    Kind,
-    Operation,
-    State,
-)
+from nova_ext.agent.job import Job, Kind, Operation, State
 from nova_ext.virt import chain, image
 from tests.unit.agent import fakes
 

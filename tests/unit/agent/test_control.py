@@ -12,17 +12,11 @@ from nova_ext import exception
 from nova_ext.agent.control import Control
 from nova_ext.agent.hypervisor import Hypervisor
 from nova_ext.agent.intake import Intake
-from nova_ext.agent.job import (
-    FINAL,
-    Operation,
-    State,
-)
+from nova_ext.agent.job import FINAL, Operation, State
 from nova_ext.agent.journal import Journal
 from nova_ext.agent.rollback import Line, Rollbacks
 from nova_ext.agent.sweeper import Run, Sweeper
-from nova_ext.agent.transition import (
-    Action,
-)
+from nova_ext.agent.transition import Action
 from tests.unit.agent import jobs
 
 

@@ -10,13 +10,8 @@ import pytest
 from nova_ext import exception
 from nova_ext.agent import verify
 from nova_ext.agent.hypervisor import Hypervisor
-from nova_ext.agent.job import (
-    Job,
-    Kind,
-)
-from nova_ext.agent.transition import (
-    Chain,
-)
+from nova_ext.agent.job import Job, Kind
+from nova_ext.agent.transition import Chain
 from nova_ext.virt import image
 from tests.unit.agent import fakes, jobs
 
@@ -121,7 +116,9 @@ def test_a_check_needs_libvirt(
         hypervisor.check()
 
 
-@pytest.mark.parametrize('chain', Chain)
+@pytest.mark.parametrize(
+    'chain', [chain for chain in Chain if chain is not Chain.STALE]
+)
 def test_what_was_pulled_is_on_disk_before_it_counts(
     hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host, chain: Chain
 ) -> None:
@@ -198,3 +195,37 @@ def test_below_a_guest_that_is_off_a_stand_in_merges(
     assert not hypervisor.release(job)
     host.guests.remove(stand_in)
     assert hypervisor.release(job)
+
+
+@pytest.mark.parametrize(
+    ('looks', 'expected'),
+    [
+        ([Chain.STALE, Chain.AFTER], Chain.AFTER),
+        ([Chain.STALE, Chain.STALE], Chain.OTHER),
+        ([Chain.STALE, Chain.UNKNOWN], Chain.UNKNOWN),
+    ],
+)
+def test_a_stale_definition_is_made_to_agree(
+    hypervisor: Hypervisor,
+    guest: fakes.Guest,
+    looks: list[Chain],
+    expected: Chain,
+) -> None:
+    job = jobs.delete(**HERE, flushed=True)
+    with mock.patch.object(verify, 'look', autospec=True, side_effect=looks):
+        assert hypervisor.look(job) is expected
+    assert guest.calls == [('forget_backing', 'vdb')]
+
+
+def test_a_stale_definition_that_cannot_be_changed(
+    hypervisor: Hypervisor, guest: fakes.Guest
+) -> None:
+    job = jobs.delete(**HERE, flushed=True)
+    for error, expected in (
+        (fakes.refusal(), Chain.OTHER),
+        (fakes.unreachable(), Chain.UNKNOWN),
+    ):
+        guest.errors = {'forget_backing': error}
+        with mock.patch.object(verify, 'look', autospec=True) as look:
+            look.return_value = Chain.STALE
+            assert hypervisor.look(job) is expected

@@ -9,12 +9,7 @@ import time
 
 import pytest
 
-from nova_ext.agent.job import (
-    FINAL,
-    TOUCHING,
-    Operation,
-    State,
-)
+from nova_ext.agent.job import FINAL, TOUCHING, Operation, State
 from nova_ext.agent.journal import Journal, NewerJournal
 from tests.unit.agent import jobs
 

@@ -19,19 +19,11 @@ from nova_ext.agent import merge
 from nova_ext.agent import sweeper as agent_sweeper
 from nova_ext.agent.admission import Admission
 from nova_ext.agent.hypervisor import Hypervisor
-from nova_ext.agent.job import (
-    Job,
-    Kind,
-    Operation,
-    State,
-)
+from nova_ext.agent.job import Job, Kind, Operation, State
 from nova_ext.agent.journal import Journal
 from nova_ext.agent.manager import Manager
 from nova_ext.agent.reporter import Reporter
-from nova_ext.agent.transition import (
-    Chain,
-    Verdict,
-)
+from nova_ext.agent.transition import Chain, Verdict
 from tests.unit.agent import fakes, jobs
 
 TIMEOUT = 10.0

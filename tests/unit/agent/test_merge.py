@@ -11,9 +11,7 @@ import pytest
 
 from nova_ext import exception
 from nova_ext.agent import merge
-from nova_ext.agent.job import (
-    Kind,
-)
+from nova_ext.agent.job import Kind
 from nova_ext.virt import image
 from tests.unit.agent import jobs
 

@@ -8,13 +8,9 @@ from unittest import mock
 import pytest
 
 from nova_ext import cinder, exception
-from nova_ext.agent.job import (
-    Operation,
-)
+from nova_ext.agent.job import Operation
 from nova_ext.agent.reporter import Reporter
-from nova_ext.agent.transition import (
-    Verdict,
-)
+from nova_ext.agent.transition import Verdict
 from tests.unit.agent import jobs
 
 NONE = cinder.NoAnswer('nobody there')

@@ -13,9 +13,7 @@ import pytest
 
 from nova_ext.agent import sweeper
 from nova_ext.agent.sweeper import Run, Sweeper
-from nova_ext.agent.transition import (
-    Action,
-)
+from nova_ext.agent.transition import Action
 from tests.unit.agent import jobs
 
 TIMEOUT = 10.0

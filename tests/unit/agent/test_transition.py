@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-from nova_ext.agent.job import (
-    FINAL,
-    Job,
-    State,
-)
+from nova_ext.agent.job import FINAL, Job, State
 from nova_ext.agent.transition import (
     Action,
     Chain,
@@ -90,6 +86,11 @@ LOOKS = {
     },
     **{
         (Chain.UNSAFE, late, settled): (State.REPORTING, Action.REPORT, False)
+        for late, settled in itertools.product((False, True), repeat=2)
+    },
+    # Whoever looks makes it agree, or calls it neither.
+    **{
+        (Chain.STALE, late, settled): (State.VERIFYING, Action.LOOK, None)
         for late, settled in itertools.product((False, True), repeat=2)
     },
     **{

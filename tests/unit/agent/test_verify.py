@@ -10,13 +10,8 @@ from typing import Any
 import pytest
 
 from nova_ext.agent import verify
-from nova_ext.agent.job import (
-    Job,
-    Kind,
-)
-from nova_ext.agent.transition import (
-    Chain,
-)
+from nova_ext.agent.job import Job, Kind
+from nova_ext.agent.transition import Chain
 from nova_ext.virt import chain, image
 from tests.unit.agent import fakes, jobs
 
@@ -321,3 +316,28 @@ def test_a_next_start_that_would_undo_it_is_no_success(scene: Scene) -> None:
             scene.guest.uuid, 'guest', (disk,), None, of_nova
         )
         assert scene.look() is expected
+
+
+def test_a_next_start_on_what_was_merged_is_stale(scene: Scene) -> None:
+    scene.share.qcow2('s', 'base')
+    merged = scene.share.disk('s', 'base').layers
+    scene.guest.disks = (fakes.disk(*map(astuple, merged)),)
+    scene.share.open('s', 'base')
+    before = scene.share.disk('s', 'v', 'base').layers
+    job = jobs.delete(
+        before=tuple(layer.path for layer in before),
+        after=tuple(layer.path for layer in merged),
+        instance_id=fakes.INSTANCE,
+        volume_id=fakes.VOLUME,
+    )
+    for layers, expected in (
+        (merged, Chain.AFTER),
+        (merged[:1], Chain.AFTER),
+        (before, Chain.STALE),
+        (before[1:], Chain.OTHER),
+    ):
+        disk = fakes.disk(*map(astuple, layers))
+        scene.guest.next_start = chain.Domain(
+            scene.guest.uuid, 'guest', (disk,), None
+        )
+        assert verify.look(job, scene.host, image.Files(5.0)) is expected  # type: ignore[arg-type]
