@@ -18,7 +18,7 @@ from nova_ext.agent import job as agent_job
 from nova_ext.agent import transition
 from nova_ext.agent.job import Job, Operation, State
 from nova_ext.agent.sweeper import Run
-from nova_ext.agent.transition import Action
+from nova_ext.agent.transition import Action, Verdict
 
 if TYPE_CHECKING:
     from nova_ext.agent import hypervisor as agent_hypervisor
@@ -46,9 +46,9 @@ class Reports(Protocol):
 
     def progress(self, job: Job, percent: int) -> None: ...
 
-    def deliver(self, job: Job) -> transition.Verdict: ...
+    def deliver(self, job: Job) -> Verdict: ...
 
-    def confirm(self, job: Job) -> transition.Verdict: ...
+    def confirm(self, job: Job) -> Verdict: ...
 
     def witness(self, job: Job) -> tuple[str | None, tuple[str, ...]]: ...
 
@@ -102,16 +102,23 @@ class Engine:
         if action in (Action.LOOK, Action.CANCEL, Action.PIVOT):
             return self._look(run)
         if action is Action.REPORT:
-            return self._enter(
-                run,
-                *transition.reported(job, self._deliver(job), time.time()),
-            )
-        return self._enter(
-            run,
-            *transition.confirmed(
-                job, self._confirm(job), time.time(), _CONFIRM_GRACE
-            ),
-        )
+            return self._reported(run, self._deliver(job))
+        return self._reported(run, self._confirm(job))
+
+    def _reported(self, run: Run, verdict: Verdict) -> float:
+        """What follows from what Cinder said."""
+        with run.lock:
+            if run.asked_again and verdict is Verdict.GAVE_UP:
+                verdict = Verdict.OVERTAKEN
+            run.asked_again = False
+            now = time.time()
+            if run.action is Action.REPORT:
+                then = transition.reported(run.job, verdict, now)
+            else:
+                then = transition.confirmed(
+                    run.job, verdict, now, _CONFIRM_GRACE
+                )
+            return self._enter(run, *then)
 
     def _forget(self) -> None:
         now = time.time()
@@ -138,7 +145,7 @@ class Engine:
             run.error = failure(job)
         self._enter(run, job, Action.NOTHING)
 
-    def _deliver(self, job: Job) -> transition.Verdict:
+    def _deliver(self, job: Job) -> Verdict:
         if job.operation is not Operation.ROLLBACK:
             return self._reports.deliver(job)
         # Cinder counts the snapshot as failed, and now that is true.
@@ -147,7 +154,7 @@ class Engine:
             self._journal.update(
                 orphan.to(State.FAILED, succeeded=False, reason='rolled back')
             )
-        return transition.Verdict.CLAIMED
+        return Verdict.CLAIMED
 
     def _look(self, run: Run) -> float:
         chain = self._hypervisor.look(run.job)
@@ -180,13 +187,13 @@ class Engine:
             run.percent = percent
             self._reports.progress(run.job, percent)
 
-    def _confirm(self, job: Job) -> transition.Verdict:
+    def _confirm(self, job: Job) -> Verdict:
         # NOTE: Cinder has compute delete only what it counted, and then the
         # row may be gone before we look at it.
         if job.operation is Operation.CREATE and self._journal.latest(
             job.snapshot_id, Operation.DELETE
         ):
-            return transition.Verdict.CLAIMED
+            return Verdict.CLAIMED
         return self._reports.confirm(job)
 
     def _fence(self, run: Run) -> float:

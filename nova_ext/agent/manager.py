@@ -153,9 +153,14 @@ class Manager:
         """The job under way that does what is asked for, if there is one."""
         known = self._journal.latest(snapshot_id, Operation.DELETE)
         run = self._sweeper.get(known.identity) if known else None
-        if known is not None and run is not None:
+        if known is None or run is None:
+            return None
+        with run.lock:
+            if run.job.state in FINAL:
+                return None
             self._check_volume(known, volume_id)
             merge.check_same(known, asked)
+            run.asked_again = True
         return run
 
     def _admit_delete(

@@ -34,6 +34,8 @@ class Run:
     :ivar abandoned: nobody waits any more, so it must not be started;
         under ``lock``
     :ivar cancelled: an operator wants its block job to end
+    :ivar asked_again: Cinder has asked once more, so that what it said of an
+        earlier attempt does not count; under ``lock``
     :ivar dropped: an operator wants it to be left alone
     :ivar progress: bytes done and bytes in all, when it was last looked at
     :ivar percent: what Cinder was last shown of that
@@ -48,6 +50,7 @@ class Run:
         self.attempts = 0
         self.cancelled = job.cancelled
         self.dropped = False
+        self.asked_again = False
         self.progress: tuple[int, int] | None = None
         self.percent = 0
         self.lock = threading.Lock()

@@ -880,3 +880,47 @@ def test_an_event_of_a_guest_is_a_look_at_once(engine: Engine) -> None:
         assert engine.done().count('look') == 1
         engine.manager.wake('instance')
         engine.wait_for_state(State.DONE)
+
+
+def test_what_ends_while_it_is_asked_for_again_is_a_job_of_its_own(
+    engine: Engine,
+) -> None:
+    # What is over is still with a worker for a moment.
+    over, go_on = threading.Event(), threading.Event()
+
+    def hold() -> set[str]:
+        over.set()
+        assert go_on.wait(TIMEOUT)
+        return set()
+
+    engine.hypervisor.volumes.side_effect = hold
+    engine.admission.repeat.return_value = None
+    engine.deliveries = [Verdict.GAVE_UP]
+    engine.delete()
+    assert over.wait(TIMEOUT)
+    engine.wait_for_state(State.UNCLAIMED)
+    engine.delete()
+    go_on.set()
+    engine.wait_for_state(State.UNCLAIMED, State.DONE)
+
+
+def test_who_asks_again_is_told_even_if_cinder_had_given_up(
+    engine: Engine,
+) -> None:
+    asking, go_on = threading.Event(), threading.Event()
+    verdicts = [Verdict.GAVE_UP, Verdict.CLAIMED]
+
+    def hold(job: Job) -> Verdict:
+        verdict = verdicts.pop(0)
+        asking.set()
+        assert go_on.wait(TIMEOUT)
+        return verdict
+
+    engine.reports.confirm.side_effect = hold
+    engine.delete()
+    assert asking.wait(TIMEOUT)
+    # Cinder is asked about the former attempt, and its answer is on its way.
+    engine.delete()
+    go_on.set()
+    engine.wait_for_state(State.DONE)
+    assert engine.done().count('done') == 2
