@@ -230,7 +230,9 @@ class _Bounded(SlowMerge):
         domain, target = self.host.guest.domain, self.host.guest.target
         flags = libvirt.VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES
         info = domain.blockJobInfo(target, flags)
-        if info and self.speed is None:
+        if not info:
+            return False
+        if self.speed is None:
             self.speed = info['bandwidth']
         return super()._slow_down()
 
