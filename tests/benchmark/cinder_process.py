@@ -86,8 +86,15 @@ class _Prompt(CinderDouble):
         answer = super()._process(request, stopped)
         snapshot_id = request.snapshot_id
         if snapshot_id and (request.update or {}).get('progress') == '90%':
-            self.set_snapshot(snapshot_id, 'available', '100%')
+            if snapshot_id in self.snapshots:
+                self._heed(snapshot_id)
         return answer
+
+    def _heed(self, snapshot_id: str) -> None:
+        if self.snapshots[snapshot_id].status == 'deleting':
+            self.remove_snapshot(snapshot_id)
+        else:
+            self.set_snapshot(snapshot_id, 'available', '100%')
 
     def reported_at(self, snapshot_id: str) -> float:
         return self.wait_for(

@@ -223,23 +223,28 @@ def measure(short: bool) -> Section:
     :raises: :class:`tests.benchmark.rig.MeasuringFailed`, and what the parts
         raise
     """
-    rounds, size = 10, 128 * _MIB
-    kinds = ('pull',) if short else ('pull', 'commit')
+    rounds, size = 10 if short else 20, 128 * _MIB
+    kinds = ('pull', 'commit')
     rows = []
     ratios = {}
     with rig.running() as parts:
         floor, http = Floor(parts, parts.uri), Http(parts)
         ways: list[Way] = [floor, http]
         try:
-            # While there is little in the volume.
-            bare, alone = _take(parts, 'pull', _SMALL, ways, rounds)
-            rows += [Row('64 KiB: bare', bare), Row('64 KiB: ours', alone)]
-            with _crowd(parts, _CROWD - 1):
-                bare, crowded = _take(parts, 'pull', _SMALL, ways, rounds)
+            # While there is little in the volume; a pull would look at all of
+            # it, and its duration is another each time.
+            bare, alone = _take(parts, 'commit', _SMALL, ways, rounds)
             rows += [
-                Row(f'64 KiB: bare, among {_CROWD} guests', bare),
-                Row(f'64 KiB: ours, among {_CROWD} guests', crowded),
+                Row('64 KiB commit: bare', bare),
+                Row('64 KiB commit: ours', alone),
             ]
+            with _crowd(parts, _CROWD - 1):
+                bare, crowded = _take(parts, 'commit', _SMALL, ways, rounds)
+            rows += [
+                Row(f'  bare, among {_CROWD} guests', bare),
+                Row(f'  ours, among {_CROWD} guests', crowded),
+            ]
+            parts.flatten()
             for kind in kinds:
                 bare, ours = _take(parts, kind, size, ways, rounds)
                 ratios[kind] = Row('', ours).median / Row('', bare).median
@@ -252,6 +257,7 @@ def measure(short: bool) -> Section:
         machine = parts.machine
     ratio = max(ratios.values())
     growth = Row('', crowded).median / Row('', alone).median
+    least = min(crowded) / min(alone)
     verdict = 'met' if ratio <= LIMIT else 'NOT met'
     return Section(
         title=f'merge of {size // _MIB} MiB: {rounds} rounds, each way once '
@@ -261,7 +267,8 @@ def measure(short: bool) -> Section:
             machine,
             *(f'{kind}: ours / bare = {ratios[kind]:.2f}' for kind in kinds),
             f'the limit of {LIMIT:.2f} is {verdict}',
-            f'ours among {_CROWD} guests / alone = {growth:.2f}',
+            f'ours among {_CROWD} guests / alone = {growth:.2f}; the fastest: '
+            f'{least:.2f}',
         ],
         figure=f'merge {ratio:.2f} libvirt',
     )
