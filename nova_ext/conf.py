@@ -19,6 +19,7 @@ from oslo_log import log
 
 API_GROUP = cfg.OptGroup('nova_ext', 'The HTTP service')
 AGENT_GROUP = cfg.OptGroup('nova_ext_agent', 'The agent of a hypervisor')
+NOVA_GROUP = cfg.OptGroup('nova_ext_nova', 'The backend inside nova-api')
 
 api_opts = [
     cfg.StrOpt(
@@ -173,17 +174,54 @@ agent_opts = [
 ]
 
 
+nova_opts = [
+    cfg.BoolOpt(
+        'refuse_suspended',
+        default=True,
+        help='Whether a volume of a suspended instance is refused. Its saved '
+        'memory names the old file, so that it would resume on a file that '
+        'Cinder counts as frozen.',
+    ),
+    cfg.BoolOpt(
+        'refuse_host_down',
+        default=True,
+        help='Whether a request is refused while the compute service of the '
+        'instance is down. It would be done when the service returns, '
+        'perhaps long after Cinder has given up and removed the file.',
+    ),
+    cfg.StrOpt(
+        'fence',
+        default='auto',
+        choices=[
+            ('auto', 'if [nova_ext_cinder] has an auth_type'),
+            ('required', 'always; without credentials nothing starts'),
+            ('never', 'not at all'),
+        ],
+        help='Whether Cinder is told, right before the hypervisor is, that '
+        'it begins. Where Cinder does not await it nothing is started, and '
+        'progress of an earlier attempt, on which Cinder would remove a file '
+        'in use, is wiped out.',
+    ),
+]
+
+
 def register_opts(conf: cfg.ConfigOpts) -> None:
     """Make our options known to `conf`. May be called more than once."""
     conf.register_group(API_GROUP)
     conf.register_opts(api_opts, group=API_GROUP)
     conf.register_group(AGENT_GROUP)
     conf.register_opts(agent_opts, group=AGENT_GROUP)
+    conf.register_group(NOVA_GROUP)
+    conf.register_opts(nova_opts, group=NOVA_GROUP)
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
     """What oslo-config-generator shows."""
-    return [(API_GROUP, api_opts), (AGENT_GROUP, agent_opts)]
+    return [
+        (API_GROUP, api_opts),
+        (AGENT_GROUP, agent_opts),
+        (NOVA_GROUP, nova_opts),
+    ]
 
 
 def setup(

@@ -21,6 +21,7 @@ class RequestContext(context.RequestContext):
     :param enforcer: the policy that :meth:`can` asks
     :param any_project: True where no identity service ties the caller to a
         project, so that any project id in a URL is the caller's
+    :param origin: the context of the service that we are mounted in
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class RequestContext(context.RequestContext):
         *args: Any,
         enforcer: policy.Enforcer | None = None,
         any_project: bool = False,
+        origin: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._enforcer = enforcer
         self.any_project = any_project
+        self.origin = origin
 
     def to_policy_values(self) -> dict[str, Any]:
         """What a rule may ask of; as in Nova, `is_admin` is among it."""

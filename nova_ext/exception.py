@@ -52,6 +52,10 @@ class PolicyNotAuthorized(Forbidden):
     msg_fmt = "Policy doesn't allow %(action)s to be performed."
 
 
+class ResourceNotFound(NotFound):
+    msg_fmt = '%(reason)s'
+
+
 class JobNotFound(NotFound):
     msg_fmt = (
         'There is no job %(job_id)s here. "nova-ext-manage job list --all" '
@@ -139,6 +143,10 @@ class GuestAgentRequired(Invalid):
         '[nova_ext_agent] quiesce is "required"; mend the guest agent or set '
         'it to "auto".'
     )
+
+
+class ServiceUnavailable(Unavailable):
+    msg_fmt = 'The service cannot be used now: %(reason)s'
 
 
 class HostUnavailable(Unavailable):

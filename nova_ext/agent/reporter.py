@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import logging
 
-from nova_ext import cinder, exception
+from nova_ext import cinder, exception, fence
 from nova_ext.agent.job import Job, Operation
 from nova_ext.agent.transition import Verdict
 
 LOG = logging.getLogger(__name__)
 
-_DOING = {Operation.CREATE: 'creating', Operation.DELETE: 'deleting'}
+_DOING = {
+    Operation.CREATE: fence.CREATING,
+    Operation.DELETE: fence.DELETING,
+}
 _FAILED = {Operation.CREATE: 'error', Operation.DELETE: 'error_deleting'}
 _DONE = '90%'
-_CREDENTIALS = (401, 403)
 
 
 class Reporter:
@@ -40,34 +42,7 @@ class Reporter:
         :raises: :class:`nova_ext.exception.SnapshotNotAwaited`,
             :class:`nova_ext.exception.CinderUnavailable`
         """
-        try:
-            answer = self._update(job, _DOING[job.operation], '0%')
-        except cinder.NoAnswer as error:
-            raise exception.CinderUnavailable(
-                snapshot_id=job.snapshot_id, reason=str(error)
-            ) from None
-        if answer.code == 202:
-            return
-        if answer.code in (400, 404):
-            words = str(answer)
-            if answer.code == 404:
-                words += (
-                    ', which it also tells a user of [nova_ext_cinder] who '
-                    'lacks the role admin'
-                )
-            raise exception.SnapshotNotAwaited(
-                snapshot_id=job.snapshot_id, answer=words
-            )
-        reason = f'it answered {answer}'
-        if answer.code in _CREDENTIALS:
-            reason += (
-                '. The user of [nova_ext_cinder] must be one who may update '
-                "the status of any project's snapshot: by default of Cinder "
-                'the role admin'
-            )
-        raise exception.CinderUnavailable(
-            snapshot_id=job.snapshot_id, reason=reason
-        )
+        fence.put_up(self._snapshots, job.snapshot_id, _DOING[job.operation])
 
     def deliver(self, job: Job) -> Verdict:
         """Tell the outcome of a job."""

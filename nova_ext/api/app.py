@@ -21,7 +21,8 @@ from nova_ext.api import assisted_volume_snapshots, router, wsgi
 from nova_ext.compute import api as compute
 
 
-def _resource(conf: cfg.ConfigOpts) -> wsgi.Resource:
+def resource(conf: cfg.ConfigOpts) -> wsgi.Resource:
+    """The resource before the backend that `conf` names."""
     nova_ext_conf.register_opts(conf)
     controller = assisted_volume_snapshots.AssistedVolumeSnapshotsController(
         compute.load(conf)
@@ -35,14 +36,14 @@ def app_factory(
     global_conf: dict[str, str], **local_conf: str
 ) -> router.Application:
     """Paste factory of the stand-alone app: what is not ours is a 404."""
-    return router.Router(_resource(cfg.CONF))
+    return router.Router(resource(cfg.CONF))
 
 
 def filter_factory(
     global_conf: dict[str, str], **local_conf: str
 ) -> Callable[[router.Application], router.Application]:
     """Paste factory of the filter: what is not ours passes untouched."""
-    return lambda app: router.Router(_resource(cfg.CONF), fallback=app)
+    return lambda app: router.Router(resource(cfg.CONF), fallback=app)
 
 
 class Mount:

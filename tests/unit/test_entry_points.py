@@ -23,8 +23,13 @@ HEAVY = (
 _RESOLVE = """
 import importlib, importlib.util, json, sys
 from unittest import mock
-for name in ('libvirt', 'libvirt_qemu'):
-    if importlib.util.find_spec(name) is None:
+for name in (
+    *('libvirt', 'libvirt_qemu', 'nova', 'nova.api', 'nova.api.openstack'),
+    *('nova.compute', 'oslo_db'),
+):
+    if name.partition('.')[0] in sys.modules or (
+        importlib.util.find_spec(name) is None
+    ):
         sys.modules[name] = mock.MagicMock()
 found = {}
 for target in json.load(sys.stdin):
