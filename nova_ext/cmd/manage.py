@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """nova-ext-manage: the jobs of this host's agent, for its operators.
 
-All is asked of the agent by its socket; the journal is not opened here.
+Of jobs all is asked of the agent by its socket; the journal is not opened
+here. What a paste file lacks is said by :mod:`nova_ext.cmd.paste`.
 """
 
 from __future__ import annotations
 
 import argparse
+import configparser
 import contextlib
+import dataclasses
 import json
+import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +22,7 @@ from oslo_config import cfg
 
 from nova_ext import conf as nova_ext_conf
 from nova_ext import exception
-from nova_ext.cmd import show
+from nova_ext.cmd import paste, show
 from nova_ext.compute import libvirt as agent
 
 _TIMEOUT_SECONDS = 30.0
@@ -31,7 +35,17 @@ def _parser() -> argparse.ArgumentParser:
         prog='nova-ext-manage', description=__doc__.partition(':')[2]
     )
     parser.add_argument('--config-file', action='append')
-    groups = parser.add_subparsers(required=True, metavar='GROUP')
+    groups = parser.add_subparsers(
+        required=True, metavar='GROUP', dest='group'
+    )
+    pastes = groups.add_parser(
+        'paste', help="Nova's api-paste.ini"
+    ).add_subparsers(required=True, metavar='VERB', dest='verb')
+    check = pastes.add_parser(
+        'check', help='what it lacks for the filter, which is only said'
+    )
+    check.add_argument('file', type=pathlib.Path)
+    check.add_argument('--json', action='store_true')
     verbs = groups.add_parser(
         'job', help='the jobs of this host'
     ).add_subparsers(required=True, metavar='VERB', dest='verb')
@@ -61,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; exit status 1 if it can't be done."""
     options = _parser().parse_args(argv)
+    if options.group == 'paste':
+        return _check_paste(options)
     conf = cfg.ConfigOpts()
     try:
         nova_ext_conf.register_opts(conf)
@@ -69,6 +85,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (cfg.Error, exception.NovaExtException) as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _check_paste(options: argparse.Namespace) -> int:
+    try:
+        findings = paste.check(options.file.read_text())
+    except (OSError, UnicodeError, configparser.Error) as error:
+        print(f'{options.file} cannot be read: {error}', file=sys.stderr)
+        return 1
+    if options.json:
+        found = [dataclasses.asdict(finding) for finding in findings]
+        print(json.dumps(found, indent=2))
+    elif findings:
+        print(*findings, sep='\n')
+    else:
+        print(f'{options.file} is as it should be. Restart nova-api.')
+    return 1 if findings else 0
 
 
 def _run(api: agent.ComputeAPI, options: argparse.Namespace) -> int:

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is said of an api-paste.ini of Nova, line by line."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from nova_ext.cmd import manage, paste
+
+GOOD = """
+[composite:osapi_compute]
+use = call:nova.api.openstack.urlmap:urlmap_factory
+/v2.1/+: v21
+
+[composite:v21]
+use = call:nova.api.auth:pipeline_factory_v21
+keystone = cors authtoken keystonecontext ours the_app
+
+[composite:v2]
+use = call:nova.api.auth:pipeline_factory_v21
+keystone = cors authtoken keystonecontext legacy ours the_app
+
+[filter:ours]
+use = egg:nova_ext#nova
+
+[filter:keystonecontext]
+paste.filter_factory = nova.api.auth:NovaKeystoneContext.factory
+
+[app:the_app]
+paste.app_factory = nova.api.openstack.compute:APIRouterV21.factory
+"""
+
+
+def test_nothing_is_said_of_what_is_right() -> None:
+    assert paste.check(GOOD) == []
+
+
+def test_the_lines_that_are_missing_are_those_that_mend_it() -> None:
+    plain = GOOD.replace(' ours ', ' ').replace('[filter:ours]', '[gone]')
+    plain = plain.replace('use = egg:nova_ext#nova', '')
+    findings = paste.check(plain)
+    assert [finding.section for finding in findings] == [
+        'filter:assisted_volume_snapshots',
+        'composite:v21',
+        'composite:v2',
+    ]
+    mended = plain
+    for finding in findings:
+        key = finding.line.partition('=')[0]
+        head, section, rest = mended.partition(f'[{finding.section}]\n')
+        lines = rest.splitlines()
+        found = [n for n, line in enumerate(lines) if line.startswith(key)]
+        if section and finding.section.startswith('composite'):
+            lines[found[0]] = finding.line
+            mended = head + section + '\n'.join(lines)
+        else:
+            mended += f'\n[{finding.section}]\n{finding.line}\n'
+    assert paste.check(mended) == []
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'section', 'problem'),
+    [
+        (
+            'keystonecontext ours the_app',
+            'keystonecontext ours ours the_app',
+            'composite:v21',
+            'twice',
+        ),
+        (
+            'authtoken keystonecontext legacy ours',
+            'ours authtoken keystonecontext legacy',
+            'composite:v2',
+            'behind the one',
+        ),
+        (
+            'authtoken keystonecontext legacy',
+            'authtoken legacy',
+            'composite:v2',
+            'nobody says who',
+        ),
+        ('APIRouterV21', 'Other', 'composite:osapi_compute', 'supported'),
+    ],
+)
+def test_what_is_wrong_is_said(old, new, section, problem) -> None:  # type: ignore
+    assert old in GOOD
+    (finding,) = paste.check(GOOD.replace(old, new))
+    assert finding.section == section
+    assert problem in finding.problem
+
+
+def test_the_command_reads_and_writes_nothing(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / 'api-paste.ini'
+    file.write_text(GOOD)
+    assert manage.main(['paste', 'check', str(file)]) == 0
+    assert 'as it should be' in capsys.readouterr().out
+    bad = GOOD.replace('legacy ours', 'legacy')
+    file.write_text(bad)
+    assert manage.main(['paste', 'check', '--json', str(file)]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert finding['line'].endswith('keystonecontext legacy ours the_app')
+    assert manage.main(['paste', 'check', str(file)]) == 1
+    assert finding['line'] in capsys.readouterr().out
+    assert file.read_text() == bad
+    for content in (b'no section', b'\xff'):
+        file.write_bytes(content)
+        assert manage.main(['paste', 'check', str(file)]) == 1
+        assert 'cannot be read' in capsys.readouterr().err
