@@ -70,9 +70,11 @@ class Router:
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        match = self._match(environ)
+        match, well_formed = self._match(environ)
         if match is None:
             return self._fallback(environ, start_response)
+        if not well_formed:
+            return not_found(environ, start_response)
         req = wsgi.Request(environ)
         response = self._resource(
             req,
@@ -82,13 +84,18 @@ class Router:
         )
         return response(environ, start_response)
 
-    def _match(self, environ: dict[str, Any]) -> dict[str, str] | None:
+    def _match(self, environ: dict[str, Any]) -> tuple[Any, bool]:
+        """What the mapper finds for a path, and whether we serve that path.
+
+        What we do not serve must not reach the next application either, if
+        it would take it for the same resource, as Nova does.
+        """
+        path = environ['PATH_INFO']
         try:
-            path = environ['PATH_INFO'].encode('latin-1').decode()
+            path = path.encode('latin-1').decode()
+            # NOTE: the `$` of the patterns matches before a line break at the
+            # end, which would then be missing in the id.
+            well_formed = not path.endswith('\n')
         except UnicodeError:
-            return None
-        # NOTE: the `$` of its patterns matches before a line break at the end,
-        # which would then be missing in the id.
-        if path.endswith('\n'):
-            return None
-        return self._mapper.match(path, environ)
+            well_formed = False
+        return self._mapper.match(path, environ), well_formed

@@ -129,6 +129,27 @@ def test_what_is_not_ours_reaches_the_next_application_untouched() -> None:
     assert resource.matches == []
 
 
+@pytest.mark.parametrize(
+    ('method', 'path'),
+    [
+        ('POST', f'{PATH}\n'),
+        ('POST', f'/0f{PATH}\n'),
+        ('DELETE', f'{PATH}/x\n'),
+        ('DELETE', f'{PATH}/\n'),
+        ('DELETE', f'{PATH}/\xff'),
+        ('DELETE', f'/0f{PATH}/\xff'),
+    ],
+)
+def test_what_is_almost_ours_reaches_nobody(method: str, path: str) -> None:
+    # Nova would take it for the same resource, and without our guards.
+    application = router.Router(
+        _Resource(),  # type: ignore[arg-type]
+        fallback=lambda environ, start_response: pytest.fail('passed on'),
+    )
+    response = webob.Request(_environ(method, path)).get_response(application)
+    assert response.status_int == 404
+
+
 def test_each_action_is_a_method_of_the_controller() -> None:
     for route in router.ROUTES:
         assert callable(getattr(wsgi.Controller, route.action))
