@@ -16,7 +16,7 @@ import requests
 
 from tests.fixtures.nova_plugin import paste_with, plugin_virtualenv
 from tests.fixtures.servers import ServerFailed, server_environment
-from tests.nova.client import PATH, Client
+from tests.nova.client import PATH, Client, merge_info
 
 if TYPE_CHECKING:
     # Imported before pytest_plugins are, it would bring a warning.
@@ -28,6 +28,7 @@ FILTERS = {
     'nova_ext_context': 'use = egg:nova_ext#context\nstrategy = keystone',
     'nova_ext': 'use = egg:nova_ext#assisted_volume_snapshots',
 }
+PROJECT = '/6f70656e737461636b20636f6d707574'
 LIST = (
     'import importlib.metadata as m, json, sys\n'
     'print(json.dumps([d.name for d in m.distributions()\n'
@@ -116,3 +117,42 @@ def test_other_requests_are_answered_by_nova(
     assert ours.status_code == novas.status_code
     assert ours.text.replace(mounted.url, plain_nova.url) == novas.text
     assert headers(ours) == headers(novas)
+
+
+@pytest.mark.parametrize('mount', ['/v2.1', '/v2'])
+@pytest.mark.parametrize(
+    ('method', 'path'),
+    [
+        ('POST', f'{PATH}%0A'),
+        ('POST', f'{PROJECT}{PATH}%0A'),
+        ('POST', f'/{PATH}'),
+        ('POST', f'{PROJECT}/{PATH}'),
+        ('DELETE', f'{PATH}/s%0A'),
+        ('DELETE', f'{PATH}/%0A'),
+        ('DELETE', f'{PATH}/s%0At'),
+        ('DELETE', f'{PATH}/s%0D'),
+        ('DELETE', f'{PATH}/%FF'),
+        ('DELETE', f'{PATH}//s'),
+        ('DELETE', f'{PROJECT}{PATH}/s%0A'),
+    ],
+)
+def test_nothing_slips_past_us(
+    method: str,
+    path: str,
+    mount: str,
+    mounted: NovaAPI,
+    plain_nova: NovaAPI,
+    nova: Nova,
+) -> None:
+    """To each of these Nova snapshots or merges without any of our guards."""
+    # TODO: fails where the path ends in a line break, or is not UTF-8: our
+    # router matches neither and hands it on to Nova's, which matches both.
+    volume_id = nova.attach(nova.create_instance())
+    for api in (plain_nova, mounted):
+        client = Client(api.url)
+        if method == 'POST':
+            client.create(volume_id, mount + path)
+        else:
+            client.delete(merge_info(volume_id), mount + path)
+    assert len(plain_nova.messages(volume_id)) == 1
+    assert mounted.messages(volume_id) == []
