@@ -212,6 +212,20 @@ def test_w14_two_attachments_are_refused(guarded: Mounted, nova: Nova) -> None:
         guarded.assert_refused(answer, volume_id, 'is a multi-attach volume')
 
 
+def test_w15_what_is_not_found_is_a_fault(
+    guarded: Mounted, nova: Nova
+) -> None:
+    # As if its cell were removed meanwhile.
+    host = nova.create_host('fails-with-CellMappingNotFound')
+    volume_id = guarded.attach(host=host)
+    for answer in (
+        guarded.client.create(volume_id),
+        guarded.client.merge(volume_id),
+    ):
+        guarded.assert_refused(answer, volume_id, 'has no mapping', 404)
+        assert 'itemNotFound' in answer.json()
+
+
 @pytest.mark.parametrize('value', [5, None, [], True, {}])
 def test_w16_volume_id_is_text(
     guarded: Mounted, nova: Nova, value: object
