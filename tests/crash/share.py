@@ -18,10 +18,13 @@ from xml.etree import ElementTree
 from nova_ext.virt.image import locks
 from nova_ext.virt.sample_records import qemu_img
 from tests.crash import plan as crash_plan
-from tests.crash.rig import CrashHost
+from tests.crash.rig import CrashHost, Stuck, wait_for
 from tests.fixtures.cinder import Request
 from tests.fixtures.cinder_volume import CinderVolume, backing_name
 from tests.integration.test_delete import Share
+
+_FAILED = ('error', 'error_deleting')
+_CINDER_FIRST = 2.0  # seconds
 
 
 class CrashShare(Share):
@@ -133,8 +136,10 @@ class CrashShare(Share):
         status, progress = update.get('status'), update.get('progress')
         if progress == '90%' and self.give_up and request.snapshot_id:
             self.give_up = False
-            failed = 'error' if status == 'creating' else 'error_deleting'
+            failed = _FAILED[status == 'deleting']
             self.host.double.set_snapshot(request.snapshot_id, failed)
+        if status in _FAILED and self.write_protect and request.snapshot_id:
+            self._let_cinder_be_first(request.snapshot_id, status)
         if (status, progress) == ('deleting', '90%') and self._doomed:
             if self._doomed in self.open_files() | self._needed():
                 self._blame('deleting 90%, and what Cinder removes is in use')
@@ -144,9 +149,24 @@ class CrashShare(Share):
         elif status == 'error' and self._created:
             if self.switched(self._created):
                 self._blame('error, and the guest has switched')
-        elif status in ('error', 'error_deleting') and progress:
+        elif status in _FAILED and progress:
             self._blame(f'{status} with progress, which sticks')
         return False
+
+    def _let_cinder_be_first(self, snapshot_id: str, status: str) -> None:
+        """Hear a report after what Cinder does on the answer of a request.
+
+        The two race, and which points are passed depends on who wins. Who
+        has died meanwhile is not waited for.
+        """
+        with contextlib.suppress(Stuck):
+            wait_for(
+                lambda: (
+                    self.host.double.snapshots[snapshot_id].status == status
+                ),
+                'Cinder does not hear of the failure',
+                _CINDER_FIRST,
+            )
 
     def _blame(self, what: str) -> None:
         self.false.append(what)

@@ -15,6 +15,7 @@ import pytest
 from nova_ext import exception
 from nova_ext.virt.private import PrivateLibvirtd
 from nova_ext.virt.sample import read_records
+from tests.fixtures import image
 from tests.fixtures.host import Host, short_directory
 
 pytest_plugins = ['tests.fixtures.host']
@@ -40,7 +41,7 @@ def _assert_nothing_lost(host: Host, active: pathlib.Path) -> None:
     records = read_records(active, 'qcow2')
     assert (records.bad, records.count) == (0, records.last)
     assert records.count >= host.guest.reported()
-    subprocess.run(['qemu-img', 'check', '-qU', active], check=True)
+    image.check(active)
     host.guest.resume()
 
 

@@ -25,6 +25,7 @@ from nova_ext import context, exception
 from nova_ext.virt.image import locks
 from nova_ext.virt.private import PrivateLibvirtd
 from nova_ext.virt.sample import read_records
+from tests.fixtures import image
 from tests.fixtures.cinder import Attachment, Request
 from tests.fixtures.cinder_volume import (
     CinderVolume,
@@ -51,7 +52,13 @@ class Share:
         )
         self._frozen: dict[str, pathlib.Path] = {}
         self.open_at_the_report: list[set[str]] = []
+        self._qemu_killed = False
         host.double.answer_with(500, times=None, when=self._observe)
+
+    def kill_qemu(self, guest_uuid: str = '') -> None:
+        """SIGKILL for the QEMU of this guest, or of another that has it."""
+        self._qemu_killed = True
+        os.kill(qemu_pid(guest_uuid or self.host.guest.uuid), signal.SIGKILL)
 
     def snapshot(self) -> str:
         """A snapshot, with a copy of what it holds."""
@@ -92,7 +99,7 @@ class Share:
         records = read_records(active, _format(active))
         assert (records.bad, records.count) == (0, records.last)
         assert records.count >= guest.reported()
-        _run('check', '-U', '-q', active)
+        image.check(active, killed=self._qemu_killed)
         guest.resume()
 
     def files(self) -> set[str]:
@@ -205,7 +212,7 @@ def test_what_was_merged_survives_the_death_of_qemu(
 
     def die(request: Request) -> bool:
         if (request.update or {}).get('progress') == '90%':
-            os.kill(qemu_pid(share.host.guest.uuid), signal.SIGKILL)
+            share.kill_qemu()
         return False
 
     share.host.double.answer_with(500, times=None, when=die)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import signal
 import threading
 import time
 
@@ -19,7 +17,6 @@ import pytest
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.cinder_volume import SnapshotFailed
 from tests.fixtures.host import Host
-from tests.fixtures.libvirt import qemu_pid
 from tests.integration.test_delete import Share, _slow_share
 
 pytest_plugins = ['tests.fixtures.host']
@@ -76,7 +73,7 @@ def test_a_stand_in_that_is_killed_leaves_nothing_lost(
         share.snapshot()
         share.host.guest.domain.destroy()
         merge = SlowStored(share)
-        os.kill(qemu_pid(merge.worker.UUIDString()), signal.SIGKILL)
+        share.kill_qemu(merge.worker.UUIDString())
         with pytest.raises(SnapshotFailed, match='error_deleting'):
             merge.end()
         share.assert_the_same()

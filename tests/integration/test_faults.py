@@ -8,8 +8,6 @@ and only once the chain is verified to be as before.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,8 +15,6 @@ import pytest
 from nova_ext import exception
 from nova_ext.virt.private import PrivateLibvirtd
 from nova_ext.virt.sample_records import qemu_img
-from tests.fixtures.host import Host
-from tests.fixtures.libvirt import qemu_pid
 from tests.fixtures.merge import (
     DONE,
     KINDS,
@@ -29,16 +25,17 @@ from tests.fixtures.merge import (
     wait_for_state,
     wait_until,
 )
+from tests.integration.test_delete import Share
 
 pytest_plugins = ['tests.fixtures.host']
 
 
-def _kill(host: Host) -> None:
-    os.kill(qemu_pid(host.guest.uuid), signal.SIGKILL)
+def _kill(share: Share) -> None:
+    share.kill_qemu()
 
 
-def _destroy(host: Host) -> None:
-    host.guest.domain.destroy()
+def _destroy(share: Share) -> None:
+    share.host.guest.domain.destroy()
 
 
 @pytest.fixture(params=KINDS)
@@ -58,9 +55,9 @@ def test_a_merge_that_somebody_else_cancels(merge: SlowMerge) -> None:
 
 @pytest.mark.parametrize('end', [_kill, _destroy])
 def test_a_guest_that_ends_in_a_merge(
-    merge: SlowMerge, end: Callable[[Host], None]
+    merge: SlowMerge, end: Callable[[Share], None]
 ) -> None:
-    end(merge.host)
+    end(merge.share)
     merge.assert_failed()
     merge.host.guest.start()
     merge.share.assert_the_same()
@@ -73,7 +70,7 @@ def test_a_guest_that_is_forgotten_in_a_merge(
     # Of a transient guest nothing is left but the files.
     with slow_share(libvirtd, {'persistent': False}) as share:
         merge = SlowMerge(share, 'pull')
-        _destroy(share.host)
+        _destroy(share)
         merge.assert_failed()
         with pytest.raises(exception.VolumeNotAttached, match='No instance'):
             merge.retry()
@@ -130,7 +127,7 @@ def _ended_unseen(merge: SlowMerge) -> Iterator[None]:
         wait_until(
             lambda: merge.chain[1] not in open_files(merge.host), merge.host
         )
-        _kill(merge.host)
+        merge.share.kill_qemu()
         wait_until(lambda: not merge.host.guest.domain.isActive(), merge.host)
         yield
 

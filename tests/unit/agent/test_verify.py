@@ -76,7 +76,7 @@ def test_the_verdict_on_a_create(seen: chain.Seen, expected: Chain) -> None:
 
 
 @pytest.mark.parametrize(
-    'locks', itertools.product((OFF, READ, WRITE), repeat=3)
+    'locks', list(itertools.product((OFF, READ, WRITE), repeat=3))
 )
 @pytest.mark.parametrize('headers', [BEFORE, AFTER])
 def test_no_locks_but_the_right_ones_prove_anything(
