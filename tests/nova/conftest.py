@@ -42,10 +42,14 @@ def paste(nova: Nova, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tokens(nova: Nova) -> list[dict[str, Any]]:
-    """Those that a server with our filter knows."""
+    """Those that a server knows."""
     return [
-        nova.token(f'token-of-a-{role}', role)
-        for role in ('service', 'member')
+        *(
+            nova.token(f'token-of-a-{role}', role)
+            for role in ('service', 'member')
+        ),
+        nova.token('token-of-an-admin', 'admin'),
+        nova.token('token-without-role'),
     ]
 
 

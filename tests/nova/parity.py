@@ -2,7 +2,7 @@
 """Runs the gabbi files against a nova-api and says what it answers otherwise.
 
 Here lives how they are run and how the list of differences is read. What is
-asked is in tests/functional/gabbits, what differs in differences.yaml.
+asked is in tests/functional/gabbits, what differs in differences/.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import re
@@ -27,7 +28,7 @@ from gabbi import suite as gabbi_suite
 
 from tests.functional.test_api import GABBITS
 
-LIST = pathlib.Path(__file__).with_name('differences.yaml')
+LISTS = pathlib.Path(__file__).with_name('differences')
 # A proxy that the environment names cannot reach our loopback.
 _NO_PROXY = {'NO_PROXY': '*', 'no_proxy': '*'}
 FILES = sorted(path.stem for path in GABBITS.glob('*.yaml'))
@@ -75,13 +76,17 @@ class Count:
 
 
 @functools.cache
-def listed() -> dict[str, dict[str, Difference]]:
+def listed(*lists: str) -> dict[str, dict[str, Difference]]:
     """File → request → its difference.
 
     :raises ValueError: a request is listed twice.
     """
     by_file: dict[str, dict[str, Difference]] = collections.defaultdict(dict)
-    for group in yaml.safe_load(LIST.read_text(encoding='utf-8')):
+    groups = itertools.chain.from_iterable(
+        yaml.safe_load((LISTS / f'{name}.yaml').read_text(encoding='utf-8'))
+        for name in lists
+    )
+    for group in groups:
         difference = Difference(group['status'], group['says'])
         for file, names in group['requests'].items():
             for name in names:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gabbi files that run against any deployment, against a real Nova.
+"""The gabbi files that run against any deployment, against a real Nova: as it
+is shipped, and with our filter in its pipelines.
 
-Where it answers otherwise than we do is listed in differences.yaml; what is
+Where it answers otherwise than we do alone is listed in differences/; what is
 not listed, and what is listed and does not differ, is a failure.
 """
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 pytest_plugins = ['tests.fixtures.nova']
 
+# Fixture of a server → its lists.
+LISTS = {
+    'plain_nova': ('pipeline', 'resource'),
+    'mounted': ('pipeline',),
+}
+
 
 @pytest.fixture(scope='module')
 def environment(nova: Nova) -> dict[str, str]:
@@ -35,14 +42,17 @@ def environment(nova: Nova) -> dict[str, str]:
 
 
 @pytest.mark.parametrize('file', FILES)
-def test_differences_of_plain_nova(
+@pytest.mark.parametrize('deployment', LISTS, scope='module')
+def test_differences(
     file: str,
-    plain_nova: NovaAPI,
+    deployment: str,
     environment: dict[str, str],
     parity: Count,
+    request: pytest.FixtureRequest,
 ) -> None:
-    answers = run(file, plain_nova.url, environment)
-    expected = listed().get(file, {})
+    api: NovaAPI = request.getfixturevalue(deployment)
+    answers = run(file, api.url, environment)
+    expected = listed(*LISTS[deployment]).get(file, {})
 
     differing = {name: one for name, one in answers.items() if one}
     unlisted = {
@@ -61,4 +71,4 @@ def test_differences_of_plain_nova(
 
 
 def test_every_listed_file_is_run() -> None:
-    assert listed().keys() <= set(FILES)
+    assert listed('pipeline', 'resource').keys() <= set(FILES)
