@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.benchmark import create, merge
+from tests.benchmark import create, merge, post
 
 # Each is called with `short` and gives a report.Section, in the order in
 # which their figures stand on the last line.
-_SECTIONS = (create.measure, merge.measure)
+_SECTIONS = (post.measure, create.measure, merge.measure)
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
         prog='python -m tests.benchmark', description=__doc__
     )
     parser.add_argument(
-        '--short', action='store_true', help='fewer rounds; under a minute'
+        '--short', action='store_true', help='fewer rounds; some minutes'
     )
     short = parser.parse_args().short
     figures = []
