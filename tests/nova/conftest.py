@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -41,22 +41,10 @@ def paste(nova: Nova, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return paste_with(nova.shipped_paste, path, {NAME: FILTER})
 
 
-def tokens(nova: Nova) -> list[dict[str, Any]]:
-    """Those that a server knows."""
-    return [
-        *(
-            nova.token(f'token-of-a-{role}', role)
-            for role in ('service', 'member')
-        ),
-        nova.token('token-of-an-admin', 'admin'),
-        nova.token('token-without-role'),
-    ]
-
-
 @pytest.fixture(scope='session')
 def mounted(plugin: Path, paste: Path, nova: Nova) -> Iterator[NovaAPI]:
     """Nova's API with our filter, whose options are as by default."""
-    with nova.serving(paste, tokens=tokens(nova), bin=plugin) as api:
+    with nova.serving(paste, tokens=nova.tokens(), bin=plugin) as api:
         yield api
 
 

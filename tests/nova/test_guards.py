@@ -19,7 +19,6 @@ import requests
 from tests.fixtures.cinder import CinderDouble
 from tests.fixtures.servers import ServerFailed
 from tests.nova.client import PATH, SNAPSHOT, Client, merge_info
-from tests.nova.conftest import tokens
 
 if TYPE_CHECKING:
     # Imported before pytest_plugins are, it would bring a warning.
@@ -72,7 +71,7 @@ def guarded(mounted: NovaAPI, nova: Nova) -> Mounted:
 def unguarded(nova: Nova, paste: Path, plugin: Path) -> Iterator[Mounted]:
     """The guards that are options, off."""
     options = {f'nova_ext_nova.{name}': text for name, text in OPEN.items()}
-    with nova.serving(paste, options, tokens(nova), plugin) as api:
+    with nova.serving(paste, options, nova.tokens(), plugin) as api:
         yield Mounted(api, nova)
 
 
@@ -86,7 +85,7 @@ def _fenced(
         'nova_ext_cinder.timeout': '2',
         'nova_ext_nova.fence': 'required',
     }
-    with nova.serving(paste, options, tokens(nova), plugin) as api:
+    with nova.serving(paste, options, nova.tokens(), plugin) as api:
         yield Mounted(api, nova)
 
 
@@ -161,7 +160,7 @@ def test_w04_without_credentials_there_is_no_fence(
 ) -> None:
     options = {'nova_ext_nova.fence': 'required'}
     with pytest.raises(ServerFailed, match='auth_type and credentials'):
-        with nova.serving(paste, options, tokens(nova), plugin):
+        with nova.serving(paste, options, nova.tokens(), plugin):
             pytest.fail('it started without what it requires')
 
 
@@ -240,7 +239,7 @@ def test_w17_no_answer_is_refused_after_the_cast(
     nova: Nova, paste: Path, plugin: Path
 ) -> None:
     options = {'api.response_validation': 'error'}
-    with nova.serving(paste, options, tokens(nova), plugin) as api:
+    with nova.serving(paste, options, nova.tokens(), plugin) as api:
         mounted = Mounted(api, nova)
         volume_id = nova.attach(nova.create_instance(), 'no-uuid')
         answer = mounted.client.create(volume_id, id='any text')

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from nova_ext.cmd import manage
 from tests.fixtures.nova_plugin import paste_with
 from tests.fixtures.servers import ServerFailed, server_environment
 from tests.nova.client import PATH, Client, merge_info
-from tests.nova.conftest import FILTER, NAME, tokens
+from tests.nova.conftest import FILTER, NAME
 
 if TYPE_CHECKING:
     # Imported before pytest_plugins are, it would bring a warning.
@@ -90,7 +91,25 @@ def _wire(message: Message) -> tuple[object, ...]:
     return tuple(message)
 
 
-def test_novaclient_finds_no_difference(mounted: NovaAPI, nova: Nova) -> None:
+@pytest.fixture(scope='module')
+def gunicorn_alone(nova: Nova) -> Iterator[NovaAPI]:
+    with nova.serving(tokens=nova.tokens(), gunicorn=True) as api:
+        yield api
+
+
+@pytest.fixture(scope='module')
+def gunicorn(nova: Nova, paste: Path, plugin: Path) -> Iterator[NovaAPI]:
+    with nova.serving(
+        paste, tokens=nova.tokens(), bin=plugin, gunicorn=True
+    ) as api:
+        yield api
+
+
+@pytest.mark.parametrize('server', ['mounted', 'gunicorn'])
+def test_novaclient_finds_no_difference(
+    server: str, nova: Nova, request: pytest.FixtureRequest
+) -> None:
+    mounted: NovaAPI = request.getfixturevalue(server)
     volume_id = nova.attach(nova.create_instance())
     service = client.Client(
         '2.1',
@@ -130,7 +149,7 @@ def test_options_are_in_the_section_or_in_a_file_of_our_own(
     path = tmp_path / 'api-paste.ini'
     paste_with(nova.shipped_paste, path, {NAME: section})
     volume_id = nova.attach(nova.create_instance(vm_state='suspended'))
-    with nova.serving(path, tokens=tokens(nova), bin=plugin) as api:
+    with nova.serving(path, tokens=nova.tokens(), bin=plugin) as api:
         caller = Client(api.url)
         assert caller.create(volume_id).status_code == 200
         answer = caller.send(
@@ -151,7 +170,7 @@ def test_it_stands_behind_who_asks(
         text.replace(' keystonecontext', f' {NAME} keystonecontext')
         + f'\n[filter:{NAME}]\n{FILTER}\n'
     )
-    with nova.serving(path, tokens=tokens(nova), bin=plugin) as api:
+    with nova.serving(path, tokens=nova.tokens(), bin=plugin) as api:
         answer = Client(api.url).create('any')
         assert answer.status_code == 500
         assert 'it belongs behind it' in answer.text
@@ -173,9 +192,16 @@ def test_it_stands_behind_who_asks(
         ('PUT', f'/v2.1{PATH}/s'),
     ],
 )
+@pytest.mark.parametrize(
+    'servers', [('plain_nova', 'mounted'), ('gunicorn_alone', 'gunicorn')]
+)
 def test_other_requests_are_answered_by_nova(
-    method: str, path: str, mounted: NovaAPI, plain_nova: NovaAPI
+    method: str,
+    path: str,
+    servers: tuple[str, str],
+    request: pytest.FixtureRequest,
 ) -> None:
+    plain_nova, mounted = map(request.getfixturevalue, servers)
     ours, novas = (
         Client(api.url).send(method, path) for api in (mounted, plain_nova)
     )
