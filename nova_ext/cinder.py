@@ -52,6 +52,14 @@ class Row:
     progress: str | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Attachment:
+    """Where a volume is attached; `host` None if Cinder hides or lacks it."""
+
+    server_id: str
+    host: str | None
+
+
 class Snapshots(Protocol):
     """Who is told of the states of snapshots, and can be asked."""
 
@@ -149,11 +157,8 @@ class Cinder:
 
         :raises: :class:`NoAnswer`
         """
-        if volume_id in _NO_IDS:
-            return ()
-        volume = self._show(_path(volume_id, 'volumes'), 'volume') or {}
         names = []
-        for attachment in volume.get('attachments', ()):
+        for attachment in self._attachments(volume_id):
             shown = self._show(
                 _path(attachment['attachment_id'], 'attachments'),
                 'attachment',
@@ -162,6 +167,22 @@ class Cinder:
             told = (shown or {}).get('connection_info') or {}
             names += [told['name']] if told.get('name') else []
         return tuple(names)
+
+    def attachments(self, volume_id: str) -> tuple[Attachment, ...]:
+        """Where a volume is attached; empty if nowhere, or unknown.
+
+        :raises: :class:`NoAnswer`
+        """
+        return tuple(
+            Attachment(found['server_id'], found.get('host_name'))
+            for found in self._attachments(volume_id)
+        )
+
+    def _attachments(self, volume_id: str) -> Sequence[dict[str, Any]]:
+        if volume_id in _NO_IDS:
+            return ()
+        volume = self._show(_path(volume_id, 'volumes'), 'volume') or {}
+        return volume.get('attachments', ())
 
     def _show(self, path: str, key: str, **options: Any) -> Any:
         """The resource at a path; None if there is none."""

@@ -19,6 +19,7 @@ from oslo_log import log
 
 API_GROUP = cfg.OptGroup('nova_ext', 'The HTTP service')
 AGENT_GROUP = cfg.OptGroup('nova_ext_agent', 'The agent of a hypervisor')
+RPC_GROUP = cfg.OptGroup('nova_ext_rpc', 'The backend for many hosts')
 NOVA_GROUP = cfg.OptGroup('nova_ext_nova', 'The backend inside nova-api')
 
 api_opts = [
@@ -87,6 +88,13 @@ agent_opts = [
         default='$state_dir/agent.sock',
         help='The UNIX socket by which the API of this host reaches the '
         'agent; at most 107 bytes.',
+    ),
+    cfg.BoolOpt(
+        'rpc',
+        default=False,
+        help='Whether API processes of other hosts may ask this agent, by '
+        'the message bus that transport_url names. Theirs are the two '
+        'methods of the API and a look at the status, nothing else.',
     ),
     cfg.StrOpt(
         'libvirt_uri',
@@ -174,6 +182,25 @@ agent_opts = [
 ]
 
 
+rpc_opts = [
+    cfg.IntOpt(
+        'silence',
+        default=4,
+        min=2,
+        max=60,
+        help='Seconds of silence after which the agent of a host counts as '
+        'dead. One that works on a request is heard of twice in that time.',
+    ),
+    cfg.FloatOpt(
+        'remember_host',
+        default=60.0,
+        min=0.0,
+        help='Seconds for which Cinder is not asked again on which host a '
+        'volume is. It is asked at once when that host says that it does not '
+        'have it.',
+    ),
+]
+
 nova_opts = [
     cfg.BoolOpt(
         'refuse_suspended',
@@ -211,6 +238,8 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(api_opts, group=API_GROUP)
     conf.register_group(AGENT_GROUP)
     conf.register_opts(agent_opts, group=AGENT_GROUP)
+    conf.register_group(RPC_GROUP)
+    conf.register_opts(rpc_opts, group=RPC_GROUP)
     conf.register_group(NOVA_GROUP)
     conf.register_opts(nova_opts, group=NOVA_GROUP)
 
@@ -220,6 +249,7 @@ def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
     return [
         (API_GROUP, api_opts),
         (AGENT_GROUP, agent_opts),
+        (RPC_GROUP, rpc_opts),
         (NOVA_GROUP, nova_opts),
     ]
 

@@ -7,7 +7,7 @@ Whatever a request means is the manager's business.
 from __future__ import annotations
 
 import fcntl
-import inspect
+import importlib
 import logging
 import os
 import pathlib
@@ -17,9 +17,10 @@ from typing import Any
 
 from oslo_config import cfg
 
-from nova_ext import cinder, exception
+from nova_ext import cinder
 from nova_ext.agent import (
     admission,
+    dispatch,
     hypervisor,
     journal,
     manager,
@@ -45,25 +46,15 @@ class _Handler(socketserver.StreamRequestHandler):
         line = self.rfile.readline(wire.LIMIT)
         if not line:
             return
+        dispatcher = self.server.dispatcher
         try:
-            reply = self.server.answer(line)
+            request = wire.parse_request(wire.decode(line))
         except wire.Malformed as error:
-            LOG.warning('Refused a malformed message: %s', error)
-            reply = wire.error(
-                exception.AgentBusy(reason=f'it cannot read it, {error}')
-            )
-        except exception.NovaExtException as error:
-            LOG.info('Refused: %s', error)
-            reply = wire.error(error)
-        except Exception:
-            LOG.exception('Unexpected error')
-            reply = wire.error(
-                exception.AgentBusy(
-                    reason='an unexpected error, which its log shows'
-                )
-            )
+            reply = dispatcher.refuse(error)
+        else:
+            reply = dispatcher.reply(*request)
         try:
-            self.wfile.write(reply)
+            self.wfile.write(wire.encode(reply))
         except OSError as error:
             LOG.info('Nobody waited for the answer: %s', error)
 
@@ -74,21 +65,9 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = False
     request_queue_size = 128
 
-    def __init__(self, path: str, methods: manager.Manager) -> None:
-        self._methods = methods
+    def __init__(self, path: str, dispatcher: dispatch.Dispatcher) -> None:
+        self.dispatcher = dispatcher
         super().__init__(path, _Handler)
-
-    def answer(self, line: bytes) -> bytes:
-        name, arguments = wire.parse_request(line)
-        mine = name in wire.METHODS
-        method = getattr(
-            self._methods if mine else self._methods.control, name
-        )
-        try:
-            inspect.signature(method).bind(**arguments)
-        except TypeError as error:
-            raise wire.Malformed(f'{name}: {error}') from error
-        return wire.result(method(**arguments))
 
 
 class Service:
@@ -130,24 +109,35 @@ class Service:
             options.history_days * 86400.0,
         )
 
+        self._dispatcher = dispatch.Dispatcher(self._manager)
+        self._failure = ''
+        self._bus = self._join_bus(conf) if options.rpc else None
+
     def serve(self) -> None:
         """Recover, then answer until :meth:`stop` is called.
 
-        :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`,
+            :class:`StartFailed`
         """
         self._manager.start()
         self._server = self._listen()
         LOG.info('Listening on %s', self._socket)
         threading.Thread(target=self._end, daemon=True).start()
+        if self._bus is not None:
+            self._bus.start()
         try:
             self._server.serve_forever(poll_interval=0.2)
         finally:
             os.unlink(self._socket)
+            if self._bus is not None:
+                self._bus.stop()
             self._server.server_close()
             self._manager.stop()
             self._host.close()
             self._journal.close()
             self._lock.close()
+        if self._failure:
+            raise StartFailed(self._failure)
 
     def stop(self) -> None:
         """End :meth:`serve` soon; from any thread or signal handler."""
@@ -182,6 +172,25 @@ class Service:
             ) from None
         return lock
 
+    def _join_bus(self, conf: cfg.ConfigOpts) -> Any:
+        try:
+            rpc = importlib.import_module('nova_ext.agent.rpc')
+        except ImportError as error:
+            raise StartFailed(
+                f'[nova_ext_agent] rpc is true, and {error}. Install '
+                'nova_ext[rpc].'
+            ) from error
+        try:
+            return rpc.Server(conf, self._dispatcher, self._fail)
+        except rpc.bus.UNUSABLE as error:
+            raise StartFailed(
+                f'[DEFAULT] transport_url cannot be used: {error}'
+            ) from error
+
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
+        self.stop()
+
     def _reports(self, conf: cfg.ConfigOpts) -> manager.Reports:
         reports = conf.nova_ext_agent.reports
         if reports is None:
@@ -202,7 +211,7 @@ class Service:
             pathlib.Path(path).unlink(missing_ok=True)
             mask = os.umask(0o117)
             try:
-                return _Server(path, self._manager)
+                return _Server(path, self._dispatcher)
             finally:
                 os.umask(mask)
         except OSError as error:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What crosses a process border to an agent: methods, arguments, errors.
 
-One message is one line of JSON. Over which transport is not said here, and
-the only thing imported is the errors that may cross.
+A message is an object of JSON; where lines are sent, one line of it. Over
+which transport is not said here, and the only thing imported is the errors
+that may cross.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ class Malformed(ValueError):
     """A message that is not of this protocol; says why."""
 
 
-def request(method: str, arguments: dict[str, Any]) -> bytes:
+def request(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """The message that asks for `method`."""
-    return _line({'version': VERSION, 'method': method, 'args': arguments})
+    return {'version': VERSION, 'method': method, 'args': arguments}
 
 
-def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:
+def parse_request(message: Any) -> tuple[str, dict[str, Any]]:
     """The method and the arguments of a message.
 
     :raises: :class:`Malformed`
     """
-    message = _parse(line)
+    message = _object(message)
     version = message.get('version')
     if not isinstance(version, str) or version.split('.')[0] != '1':
         raise Malformed(f'version {version!r} is not 1.x')
@@ -62,23 +63,23 @@ def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:
     return method, arguments
 
 
-def result(value: Any) -> bytes:
+def result(value: Any) -> dict[str, Any]:
     """The message that hands a result back."""
-    return _line({'result': value})
+    return {'result': value}
 
 
-def error(cause: exception.NovaExtException) -> bytes:
+def error(cause: exception.NovaExtException) -> dict[str, Any]:
     """The message that hands an error back, to be raised there."""
-    return _line({'error': type(cause).__name__, 'kwargs': cause.kwargs})
+    return {'error': type(cause).__name__, 'kwargs': cause.kwargs}
 
 
-def parse_reply(line: bytes) -> Any:
+def parse_reply(message: Any) -> Any:
     """The result that a message hands back.
 
     :raises: :class:`nova_ext.exception.NovaExtException` the error it hands
         back instead, :class:`Malformed`
     """
-    message = _parse(line)
+    message = _object(message)
     if 'error' not in message:
         return message.get('result')
     try:
@@ -88,15 +89,23 @@ def parse_reply(line: bytes) -> Any:
     raise raised
 
 
-def _line(message: dict[str, Any]) -> bytes:
+def encode(message: dict[str, Any]) -> bytes:
+    """The line of a message."""
     return json.dumps(message).encode() + b'\n'
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def decode(line: bytes) -> Any:
+    """The message of a line.
+
+    :raises: :class:`Malformed`
+    """
     try:
-        message = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError):
-        message = None
+        raise Malformed('it is not one line of JSON') from None
+
+
+def _object(message: Any) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise Malformed('it is not one line of JSON')
+        raise Malformed('it is not an object of JSON')
     return message

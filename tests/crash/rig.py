@@ -92,23 +92,9 @@ class CrashHost(Host):
 
     def start_agent(self, wait: bool = True) -> None:
         """Start the agent, and wait until it answers."""
-        config = write_config(
-            self.directory / 'agent.conf',
-            {
-                'DEFAULT': {'log_file': self.directory / 'agent.log'},
-                'nova_ext_agent': {
-                    'state_dir': self.directory,
-                    'libvirt_uri': self.uri,
-                    'reports': 'cinder',
-                    **self._options,
-                },
-                'nova_ext_cinder': {
-                    'auth_type': 'none',
-                    'endpoint': self.double.endpoint,
-                    'timeout': 5,
-                },
-            },
-        )
+        groups = self.configuration()
+        groups['nova_ext_cinder']['timeout'] = 5
+        config = write_config(self.directory / 'agent.conf', groups)
         self._process = Process(self.directory, config, self._settle)
         if wait:
             wait_for(self._answers, 'the agent does not start')

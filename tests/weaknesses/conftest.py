@@ -20,6 +20,7 @@ from nova_ext.virt.private import PrivateLibvirtd
 
 pytest.register_assert_rewrite('tests.weaknesses.sites')
 
+from tests.fixtures.rabbitmq import RabbitMQ  # noqa: E402
 from tests.integration.test_delete import Share  # noqa: E402
 from tests.weaknesses.rows import IMPOSSIBLE, OPEN, ROWS  # noqa: E402
 from tests.weaknesses.sites import SITES, Site  # noqa: E402
@@ -35,9 +36,13 @@ _rows = pytest.StashKey[dict[str, _Row]]()
 
 
 @pytest.fixture(scope='module', params=SITES)
-def site(request: pytest.FixtureRequest, libvirtd: PrivateLibvirtd) -> Site:
+def site(
+    request: pytest.FixtureRequest,
+    libvirtd: PrivateLibvirtd,
+    rabbitmq: RabbitMQ,
+) -> Site:
     """Each backend in turn."""
-    return Site(request.param, libvirtd)
+    return Site(request.param, libvirtd, rabbitmq.url)
 
 
 @pytest.fixture

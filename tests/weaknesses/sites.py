@@ -18,16 +18,20 @@ from typing import Any
 from unittest import mock
 
 import webob
+from keystoneauth1 import loading
 from oslo_config import cfg
+from oslo_messaging import conffixture
 
+from nova_ext import cinder
 from nova_ext import context as nova_ext_context
 from nova_ext.api import app
 from nova_ext.compute import api as compute
 from nova_ext.virt.private import PrivateLibvirtd
 from nova_ext.virt.sample import SampleGuest
 from tests.fixtures.app import configured
+from tests.fixtures.cinder import CinderDouble
 from tests.fixtures.host import Host, short_directory
-from tests.fixtures.merge import WatchedHost
+from tests.fixtures.merge import WatchedHost, wait_until
 from tests.integration.test_delete import Share
 from tests.integration.test_overlay_refused import _shareable_elsewhere
 
@@ -130,28 +134,81 @@ def fronted(conf: cfg.ConfigOpts, backend: str) -> Iterator[Front]:
 class LibvirtHost(WatchedHost):
     """A host whose agent is asked by its UNIX socket."""
 
-    backend = 'libvirt'
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Host]:
+        """See :class:`tests.fixtures.host.Host`."""
+        with super().running(), fronted(cfg.CONF, 'libvirt') as self.api:
+            yield self
+
+
+class RpcHost(WatchedHost):
+    """A host whose agent is asked by a message bus.
+
+    :ivar bus: its transport_url, once it is said
+    """
+
+    bus = ''
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Host]:
         """See :class:`tests.fixtures.host.Host`."""
-        with super().running(), fronted(cfg.CONF, self.backend) as self.api:
+        self._options |= {'rpc': True, 'host': 'this-host'}
+        with (
+            super().running(),
+            on_bus(cfg.CONF, self.bus, self.double),
+            fronted(cfg.CONF, 'rpc') as self.api,
+        ):
+            log = 'Listening on the message bus'
+            wait_until(lambda: log in self.log(), self)
             yield self
+
+    def configuration(self) -> dict[str, dict[str, Any]]:
+        """See :class:`tests.fixtures.host.Host`."""
+        groups = super().configuration()
+        groups['DEFAULT']['transport_url'] = self.bus
+        return groups
+
+
+@contextlib.contextmanager
+def on_bus(
+    conf: cfg.ConfigOpts, url: str, double: CinderDouble
+) -> Iterator[None]:
+    """What the backend ``rpc`` is to be told.
+
+    :param url: of the bus
+    """
+    cinder.register_opts(conf)
+    conf.set_override('auth_type', 'none', 'nova_ext_cinder')
+    loading.load_auth_from_conf_options(conf, 'nova_ext_cinder')
+    conf.set_override('endpoint', double.endpoint, 'nova_ext_cinder')
+    conf.set_override('silence', 2, 'nova_ext_rpc')
+    with conffixture.ConfFixture(conf) as messaging:
+        messaging.transport_url = url
+        try:
+            yield
+        finally:
+            conf.clear_override('auth_type', 'nova_ext_cinder')
+            conf.clear_override('endpoint', 'nova_ext_cinder')
+            conf.clear_override('silence', 'nova_ext_rpc')
 
 
 #: Backend → its host. A backend joins by a line here.
-SITES: dict[str, type[Host]] = {'libvirt': LibvirtHost}
+SITES: dict[str, type[Host]] = {'libvirt': LibvirtHost, 'rpc': RpcHost}
 
 
 class Site:
     """Where the tests of one backend run.
 
     :param backend: the name of its entry point
+    :param bus: the transport_url of those that have one
     """
 
-    def __init__(self, backend: str, libvirtd: PrivateLibvirtd) -> None:
+    def __init__(
+        self, backend: str, libvirtd: PrivateLibvirtd, bus: str
+    ) -> None:
         self.backend = backend
         self.libvirtd = libvirtd
+        self._bus = bus
 
     @contextlib.contextmanager
     def share(
@@ -171,6 +228,8 @@ class Site:
         make = SITES[self.backend]
         with short_directory() as directory:
             host = make(directory, self.libvirtd, guest, **options)
+            if isinstance(host, RpcHost):
+                host.bus = self._bus
             if volume_id is not None:
                 _rename(host, volume_id)
             prepare(host.volume)
@@ -189,9 +248,13 @@ class Site:
         """
         with short_directory() as directory:
             state_dir = {'nova_ext_agent.state_dir': str(directory)}
-            with configured(state_dir | (overrides or {})) as conf:
-                with fronted(conf, self.backend) as front:
-                    yield front
+            with (
+                configured(state_dir | (overrides or {})) as conf,
+                CinderDouble() as double,
+                on_bus(conf, self._bus, double),
+                fronted(conf, self.backend) as front,
+            ):
+                yield front
 
 
 def _rename(host: Host, volume_id: str) -> None:

@@ -20,7 +20,7 @@ from nova_ext import exception
 from tests.integration.test_delete import Share
 from tests.weaknesses.sites import PATH, Front, Refused, Site, second_guest
 
-pytest_plugins = ['tests.fixtures.host']
+pytest_plugins = ['tests.fixtures.host', 'tests.fixtures.rabbitmq']
 
 # WebOb leaves the files of large bodies to the garbage collector.
 pytestmark = pytest.mark.filterwarnings('ignore:unclosed file')

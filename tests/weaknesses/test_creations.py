@@ -21,7 +21,11 @@ from tests.integration.test_delete import Share
 from tests.integration.test_quiesce import _ask, _wait_for_agent
 from tests.weaknesses.sites import Refused, Site
 
-pytest_plugins = ['tests.fixtures.host', 'tests.fixtures.linux']
+pytest_plugins = [
+    'tests.fixtures.host',
+    'tests.fixtures.linux',
+    'tests.fixtures.rabbitmq',
+]
 
 _WATCHED_SECONDS = 6.0
 # Nova asks Cinder twice a second.

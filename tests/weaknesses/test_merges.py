@@ -26,7 +26,7 @@ from tests.integration.test_delete import Share
 from tests.integration.test_delete_stopped import SlowStored
 from tests.weaknesses.sites import Refused, Site, filled
 
-pytest_plugins = ['tests.fixtures.host']
+pytest_plugins = ['tests.fixtures.host', 'tests.fixtures.rabbitmq']
 
 _WATCHED_SECONDS = 6.0
 # Nova's, of each kind.

@@ -21,7 +21,7 @@ from tests.integration.test_delete import Share
 from tests.integration.test_overlay_refused import _encrypted
 from tests.weaknesses.sites import Refused, second_guest
 
-pytest_plugins = ['tests.fixtures.host']
+pytest_plugins = ['tests.fixtures.host', 'tests.fixtures.rabbitmq']
 
 
 def _refused(host: Host, new_file: str, words: str) -> None:

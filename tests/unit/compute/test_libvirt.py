@@ -18,7 +18,7 @@ import pytest
 
 from nova_ext import context, exception
 from nova_ext.agent import wire
-from nova_ext.compute import libvirt
+from nova_ext.compute import agents, libvirt
 from tests.fixtures.app import configured
 
 INFO = {'snapshot_id': 's', 'type': 'qcow2', 'new_file': 'volume-1.s'}
@@ -27,7 +27,7 @@ DELETE_INFO = {'volume_id': 'v', 'file_to_merge': None}
 # What the agent does with a connection: the line it got → bytes to answer
 # with, or None to say nothing and to close.
 Behaviour = Callable[[bytes], bytes | None]
-YES: Behaviour = lambda line: wire.result(None)  # noqa: E731
+YES: Behaviour = lambda line: wire.encode(wire.result(None))  # noqa: E731
 SILENCE: Behaviour = lambda line: None  # noqa: E731
 
 
@@ -62,7 +62,7 @@ class Agent:
                 return
             with connection, connection.makefile('rb') as requests:
                 line = requests.readline()
-                self.messages.append(wire.parse_request(line))
+                self.messages.append(wire.parse_request(wire.decode(line)))
                 behaviour = self.behaviours[0]
                 if len(self.behaviours) > 1:
                     del self.behaviours[0]
@@ -94,7 +94,7 @@ def backend(path: str) -> Iterator[libvirt.ComputeAPI]:
         'nova_ext_agent.reply_wait': 0.5,
     }
     with configured(options) as conf:
-        with mock.patch.object(libvirt, '_REPEAT_SECONDS', 0.02):
+        with mock.patch.object(agents, '_REPEAT_SECONDS', 0.02):
             yield libvirt.ComputeAPI(conf)
 
 
@@ -157,7 +157,7 @@ def test_an_error_of_the_agent_is_raised_here(
     call: Callable[[libvirt.ComputeAPI], None],
 ) -> None:
     error = exception.VolumeIsMultiAttach(volume_id='v')
-    agent.behaviours = [lambda line: wire.error(error)]
+    agent.behaviours = [lambda line: wire.encode(wire.error(error))]
     with pytest.raises(exception.VolumeIsMultiAttach) as raised:
         call(backend)
     assert str(raised.value) == str(error)
@@ -167,7 +167,9 @@ def test_an_error_of_the_agent_is_raised_here(
 def test_a_check_is_the_summary(
     agent: Agent, backend: libvirt.ComputeAPI
 ) -> None:
-    agent.behaviours = [lambda line: wire.result({'summary': '3 jobs'})]
+    agent.behaviours = [
+        lambda line: wire.encode(wire.result({'summary': '3 jobs'}))
+    ]
     assert backend.check() == '3 jobs'
     assert agent.messages == [('status', {})]
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request that came in, by whichever way: its method, and the reply to it.
+
+No socket and no message bus is here, and what a method does is the manager's
+business.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from nova_ext import exception
+from nova_ext.agent import wire
+
+if TYPE_CHECKING:
+    from nova_ext.agent import manager as agent_manager
+
+LOG = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Calls the manager, and puts what comes of it into a reply.
+
+    :ivar identity: of this process, which each reply has, too
+    """
+
+    def __init__(self, manager: agent_manager.Manager) -> None:
+        self._manager = manager
+        self.identity = str(uuid.uuid4())
+
+    def reply(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a request; nothing is raised.
+
+        :param name: one of those in :mod:`nova_ext.agent.wire`
+        """
+        try:
+            reply = wire.result(self._call(name, arguments))
+        except wire.Malformed as error:
+            reply = self.refuse(error)
+        except exception.NovaExtException as error:
+            LOG.info('Refused: %s', error)
+            reply = wire.error(error)
+        except Exception:
+            LOG.exception('Unexpected error')
+            reply = wire.error(
+                exception.AgentBusy(
+                    reason='an unexpected error, which its log shows'
+                )
+            )
+        return {**reply, 'agent': self.identity}
+
+    def refuse(self, error: wire.Malformed) -> dict[str, Any]:
+        """The reply to what is no request."""
+        LOG.warning('Refused a malformed message: %s', error)
+        return wire.error(
+            exception.AgentBusy(reason=f'it cannot read it, {error}')
+        )
+
+    def _call(self, name: str, arguments: dict[str, Any]) -> Any:
+        mine = name in wire.METHODS
+        method = getattr(
+            self._manager if mine else self._manager.control, name
+        )
+        try:
+            inspect.signature(method).bind(**arguments)
+        except TypeError as error:
+            raise wire.Malformed(f'{name}: {error}') from error
+        return method(**arguments)

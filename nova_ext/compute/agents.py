@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the backends share whose work an agent does.
+
+How an agent is reached, and which, is said by each of them. Nothing is known
+here of jobs.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from typing import Any
+
+from nova_ext import context as nova_ext_context
+from nova_ext import exception
+from nova_ext.compute import api
+
+_REPEAT_SECONDS = 0.5
+
+
+class AnswerLost(exception.HostUnavailable):
+    """The agent may have the request, and did not answer."""
+
+
+class ComputeAPI(api.ComputeAPI):
+    """Hands each call to an agent and its answer or error back."""
+
+    def volume_snapshot_create(
+        self,
+        context: nova_ext_context.RequestContext,
+        volume_id: str,
+        create_info: dict[str, Any],
+    ) -> None:
+        """See :class:`nova_ext.compute.api.ComputeAPI`."""
+        self._call(
+            'volume_snapshot_create',
+            context,
+            repeat=True,
+            volume_id=volume_id,
+            create_info=create_info,
+        )
+
+    def volume_snapshot_delete(
+        self,
+        context: nova_ext_context.RequestContext,
+        volume_id: str,
+        snapshot_id: str,
+        delete_info: dict[str, Any],
+    ) -> None:
+        """See :class:`nova_ext.compute.api.ComputeAPI`."""
+        self._call(
+            'volume_snapshot_delete',
+            context,
+            volume_id=volume_id,
+            snapshot_id=snapshot_id,
+            delete_info=delete_info,
+        )
+
+    @abc.abstractmethod
+    def ask(
+        self, method: str, arguments: dict[str, Any], timeout: float
+    ) -> Any:
+        """What the agent answers.
+
+        :param timeout: seconds
+        :raises: :class:`nova_ext.exception.NovaExtException`
+        """
+
+    def _call(
+        self,
+        method: str,
+        context: nova_ext_context.RequestContext,
+        repeat: bool = False,
+        **arguments: Any,
+    ) -> None:
+        """Ask, and where `repeat` is safe ask again if the answer is lost."""
+        wait = self.conf.nova_ext_agent.reply_wait
+        # NOTE: the agent starts nothing after `not_after`, so whoever got no
+        # answer from us can be sure that nothing starts later (W4).
+        not_after = time.time() + wait
+        arguments['not_after'] = not_after
+        arguments['request_id'] = (
+            context.global_request_id or context.request_id
+        )
+        asked = False
+        while True:
+            try:
+                # Both the admission and the job may take up to `wait`.
+                self.ask(method, arguments, timeout=2 * wait + 5.0)
+                return
+            except exception.HostUnavailable as error:
+                asked = asked or isinstance(error, AnswerLost)
+                # NOTE: an agent that was restarted knows what became of it,
+                # and "no" must not be said of a switch that was made.
+                if not (repeat and asked) or time.time() > not_after:
+                    raise
+            time.sleep(_REPEAT_SECONDS)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend for many hosts: their agents, over a message bus.
+
+Cinder is asked which host has a volume, and that host's agent is called.
+Nothing is known here of jobs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from oslo_config import cfg
+
+from nova_ext import bus, cinder, exception
+from nova_ext.agent import wire
+from nova_ext.compute import agents
+
+# No agent has this name: a message to it comes back, if there is a broker.
+_NOBODY = 'nobody.invalid'
+_REMEMBERED = 10_000
+
+
+class ComputeAPI(agents.ComputeAPI):
+    """Calls the agent of the host that has the volume."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        super().__init__(conf)
+        self._bus = _Bus(conf)
+        self._hosts = _Hosts(
+            cinder.Cinder(conf), conf.nova_ext_rpc.remember_host
+        )
+
+    def check(self) -> str:
+        """See :class:`nova_ext.compute.api.ComputeAPI`."""
+        self._bus.check()
+        return 'the message bus can be reached'
+
+    def ask(
+        self, method: str, arguments: dict[str, Any], timeout: float
+    ) -> Any:
+        """See :class:`nova_ext.compute.agents.ComputeAPI`."""
+        volume_id = arguments['volume_id']
+        host, remembered = self._hosts.find(volume_id)
+        try:
+            return self._bus.call(host, method, arguments, timeout)
+        except (
+            exception.VolumeNotAttached,
+            exception.HostUnavailable,
+        ):
+            if not remembered:
+                raise
+            self._hosts.forget(volume_id)
+            now, _ = self._hosts.find(volume_id)
+            if now == host:
+                raise
+        return self._bus.call(now, method, arguments, timeout)
+
+    def status(self, host: str) -> dict[str, Any]:
+        """What the agent of a host says of itself.
+
+        :raises: :class:`nova_ext.exception.Unavailable`
+        """
+        return self._bus.call(host, 'status', {}, timeout=10.0)
+
+
+class _Hosts:
+    """Which host has a volume, as Cinder says; remembered for a while.
+
+    :param seconds: for which it is
+    """
+
+    def __init__(self, volumes: cinder.Cinder, seconds: float) -> None:
+        self._volumes = volumes
+        self._seconds = seconds
+        self._known: dict[str, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+
+    def find(self, volume_id: str) -> tuple[str, bool]:
+        """The host, and whether that was remembered.
+
+        :raises: :class:`nova_ext.exception.Invalid`,
+            :class:`nova_ext.exception.Unavailable`
+        """
+        now = time.monotonic()
+        with self._lock:
+            host, end = self._known.get(volume_id, ('', 0.0))
+        if now < end:
+            return host, True
+        host = self._ask(volume_id)
+        with self._lock:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[volume_id] = host, now + self._seconds
+        return host, False
+
+    def forget(self, volume_id: str) -> None:
+        """Ask Cinder the next time."""
+        with self._lock:
+            self._known.pop(volume_id, None)
+
+    def _ask(self, volume_id: str) -> str:
+        try:
+            found = self._volumes.attachments(volume_id)
+        except cinder.NoAnswer as error:
+            raise exception.ServiceUnavailable(
+                reason='Cinder cannot be asked which host has volume '
+                f'{volume_id}: {error}'
+            ) from None
+        if not found:
+            raise exception.VolumeNotAttached(volume_id=volume_id)
+        if len({one.server_id for one in found}) > 1:
+            raise exception.VolumeIsMultiAttach(volume_id=volume_id)
+        hosts = {one.host for one in found}
+        if len(hosts) > 1:
+            raise exception.InstanceInvalidState(
+                instance_id=found[0].server_id,
+                state='is being moved to another host',
+                method='snapshot a volume',
+            )
+        (host,) = hosts
+        if not host:
+            raise exception.ServiceUnavailable(
+                reason='Cinder does not say which host has volume '
+                f'{volume_id}. Give the user of [nova_ext_cinder] a role to '
+                'which it shows host_name in attachments: service or admin'
+            )
+        return host
+
+
+class _Bus:
+    """Calls agents."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        self._conf = conf
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    def call(
+        self,
+        host: str,
+        method: str,
+        arguments: dict[str, Any],
+        timeout: float,
+    ) -> Any:
+        """What the agent of a host answers.
+
+        :param timeout: seconds, within which it may be silent for
+            ``[nova_ext_rpc] silence``
+        :raises: :class:`nova_ext.exception.NovaExtException`
+        """
+        silence = self._conf.nova_ext_rpc.silence
+        prepared = self._connected().prepare(
+            server=host,
+            timeout=max(timeout, silence),
+            call_monitor_timeout=silence,
+        )
+        try:
+            return wire.parse_reply(prepared.call({}, method, **arguments))
+        except bus.messaging.MessageUndeliverable:
+            raise exception.HostUnavailable(
+                host=host,
+                reason='it has never listened on this message bus. Start '
+                'nova-ext-agent there, with [nova_ext_agent] rpc = true and '
+                'a [nova_ext_agent] host that is this name',
+            ) from None
+        except bus.messaging.MessagingTimeout:
+            raise agents.AnswerLost(
+                host=host,
+                reason=f'it was silent for {silence} s; what it had not '
+                'begun by then it does not begin. Look whether '
+                'nova-ext-agent runs there',
+            ) from None
+        except bus.messaging.RemoteError as error:
+            raise exception.HostUnavailable(
+                host=host,
+                reason=f'it cannot answer ({error.exc_type}). Are its version '
+                'and that of the API the same?',
+            ) from None
+        except (bus.messaging.MessagingException, wire.Malformed) as error:
+            raise exception.HostUnavailable(
+                host=host,
+                reason=f'{error}. Look at transport_url and at the broker',
+            ) from None
+
+    def check(self) -> None:
+        """:raises: :class:`nova_ext.exception.HostUnavailable`"""
+        prepared = self._connected().prepare(server=_NOBODY, timeout=5)
+        try:
+            prepared.call({}, 'status')
+        except bus.messaging.MessageUndeliverable:
+            return
+        except bus.messaging.MessagingException as error:
+            raise exception.ServiceUnavailable(
+                reason=f'the message bus cannot be reached: {error}. Look at '
+                'transport_url and at the broker'
+            ) from None
+
+    def _connected(self) -> Any:
+        # NOTE: not before there is a request: servers fork what they loaded,
+        # and no connection survives that.
+        with self._lock:
+            if self._client is None:
+                self._client = bus.messaging.get_rpc_client(
+                    bus.transport(self._conf),
+                    bus.target(wire.VERSION),
+                    retry=1,
+                    transport_options=bus.messaging.TransportOptions(
+                        at_least_once=True
+                    ),
+                )
+            return self._client
