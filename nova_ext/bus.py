@@ -52,12 +52,23 @@ def transport(conf: cfg.ConfigOpts) -> messaging.RPCTransport:
             tracing.oslo_messaging_tracing, group='oslo_messaging_tracing'
         )
     made = messaging.get_rpc_transport(conf)
-    if 'oslo_messaging_rabbit' in conf:
-        # Where there are several brokers, a queue is on all of them.
-        conf.set_default(
-            'rabbit_quorum_queue', True, group='oslo_messaging_rabbit'
-        )
+    if _is_unsaid(conf, 'rabbit_quorum_queue', 'oslo_messaging_rabbit'):
+        # NOTE: where there are several brokers, a queue is on all of them.
+        # Said in the URL, since the options may be those of another service
+        # whose process we are in.
+        url = messaging.TransportURL.parse(conf)
+        url.query.setdefault('rabbit_quorum_queue', 'true')
+        made = messaging.get_rpc_transport(conf, url=url)
     return made
+
+
+def _is_unsaid(conf: cfg.ConfigOpts, name: str, group: str) -> bool:
+    """Whether a driver has an option, and nobody has set it."""
+    try:
+        found = conf.get_location(name, group).location
+    except (cfg.NoSuchOptError, cfg.NoSuchGroupError):
+        return False
+    return found in (cfg.Locations.opt_default, cfg.Locations.set_default)
 
 
 def target(version: str, host: str | None = None) -> messaging.Target:

@@ -171,12 +171,15 @@ class Cinder:
     def attachments(self, volume_id: str) -> tuple[Attachment, ...]:
         """Where a volume is attached; empty if nowhere, or unknown.
 
-        :raises: :class:`NoAnswer`
+        :raises: :class:`NoAnswer`, also for an answer that is no volume
         """
-        return tuple(
-            Attachment(found['server_id'], found.get('host_name'))
-            for found in self._attachments(volume_id)
-        )
+        try:
+            return tuple(
+                Attachment(found['server_id'], found.get('host_name'))
+                for found in self._attachments(volume_id)
+            )
+        except (KeyError, TypeError, AttributeError):
+            raise NoAnswer('what it shows of the volume is none') from None
 
     def _attachments(self, volume_id: str) -> Sequence[dict[str, Any]]:
         if volume_id in _NO_IDS:

@@ -39,7 +39,7 @@ class Dispatcher:
         try:
             reply = wire.result(self._call(name, arguments))
         except wire.Malformed as error:
-            reply = self.refuse(error)
+            return self.refuse(error)
         except exception.NovaExtException as error:
             LOG.info('Refused: %s', error)
             reply = wire.error(error)
@@ -50,14 +50,23 @@ class Dispatcher:
                     reason='an unexpected error, which its log shows'
                 )
             )
-        return {**reply, 'agent': self.identity}
+        return self._signed(reply)
 
     def refuse(self, error: wire.Malformed) -> dict[str, Any]:
         """The reply to what is no request."""
         LOG.warning('Refused a malformed message: %s', error)
-        return wire.error(
-            exception.AgentBusy(reason=f'it cannot read it, {error}')
+        return self._signed(
+            wire.error(
+                exception.AgentBusy(reason=f'it cannot read it, {error}')
+            )
         )
+
+    def _signed(self, reply: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **reply,
+            'agent': self.identity,
+            'understands': wire.VERSION,
+        }
 
     def _call(self, name: str, arguments: dict[str, Any]) -> Any:
         mine = name in wire.METHODS

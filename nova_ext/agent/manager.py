@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from nova_ext import exception
@@ -93,6 +94,7 @@ class Manager:
             'summary': f'{running} jobs under way, {orphans} orphaned',
             'running': running,
             'orphaned': orphans,
+            'version': metadata.version('nova_ext'),
         }
 
     def volume_snapshot_create(

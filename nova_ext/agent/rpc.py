@@ -22,6 +22,8 @@ LOG = logging.getLogger(__name__)
 # where two listen, the broker gives them messages in turn.
 _OTHER_SECONDS = 3
 _OTHER_TIMES = 3
+# Until a broker that refused us is asked again.
+_AGAIN_SECONDS = 5
 
 
 class Endpoint:
@@ -32,24 +34,62 @@ class Endpoint:
     def __init__(self, dispatcher: dispatch.Dispatcher) -> None:
         self._dispatcher = dispatcher
 
-    def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
-        # NOTE: oslo.messaging has methods of its own, if one is there.
-        if name.startswith(('_', 'oslo_')):
-            raise AttributeError(name)
+    @bus.messaging.expose
+    def volume_snapshot_create(
+        self, context: dict[str, Any], /, **arguments: Any
+    ) -> dict[str, Any]:
+        """See :class:`nova_ext.agent.manager.Manager`."""
+        return self._dispatcher.reply('volume_snapshot_create', arguments)
 
-        def reply(context: dict[str, Any], **arguments: Any) -> Any:
-            if name in wire.METHODS:
-                return self._dispatcher.reply(name, arguments)
-            return self._dispatcher.refuse(
-                wire.Malformed(f'there is no method {name!r}')
-            )
+    @bus.messaging.expose
+    def volume_snapshot_delete(
+        self, context: dict[str, Any], /, **arguments: Any
+    ) -> dict[str, Any]:
+        """See :class:`nova_ext.agent.manager.Manager`."""
+        return self._dispatcher.reply('volume_snapshot_delete', arguments)
 
-        return reply
+    @bus.messaging.expose
+    def status(
+        self, context: dict[str, Any], /, **arguments: Any
+    ) -> dict[str, Any]:
+        """See :class:`nova_ext.agent.manager.Manager`."""
+        return self._dispatcher.reply('status', arguments)
 
 
-class _NothingOfTheClass(bus.messaging.rpc.RPCAccessPolicyBase):
-    def is_allowed(self, endpoint: Any, method: str) -> bool:
-        return not hasattr(type(endpoint), method)
+class _Guard:
+    """Lets requests pass to the library, and answers all else itself.
+
+    The library would log a traceback for each, and send heartbeats to its
+    sender for ever.
+    """
+
+    def __init__(self, dispatcher: dispatch.Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._library = bus.messaging.RPCDispatcher(
+            [Endpoint(dispatcher)],
+            None,
+            bus.messaging.ExplicitRPCAccessPolicy,
+        )
+
+    def dispatch(self, incoming: Any) -> Any:
+        """What oslo.messaging calls with each message."""
+        try:
+            _check(incoming)
+        except wire.Malformed as error:
+            return self._dispatcher.refuse(error)
+        return self._library.dispatch(incoming)
+
+
+def _check(incoming: Any) -> None:
+    """:raises: :class:`nova_ext.agent.wire.Malformed`"""
+    message = incoming.message
+    if message.get('namespace') is not None:
+        raise wire.Malformed('it has a namespace')
+    if not isinstance(incoming.client_timeout, int | None):
+        raise wire.Malformed('its timeout is no number of seconds')
+    _, arguments = wire.parse_request(message, wire.METHODS)
+    if len(wire.encode(arguments)) > wire.LIMIT:
+        raise wire.Malformed(f'it is longer than {wire.LIMIT} bytes')
 
 
 class Server:
@@ -65,18 +105,12 @@ class Server:
         dispatcher: dispatch.Dispatcher,
         doubled: Callable[[str], None],
     ) -> None:
-        self._identity = dispatcher.identity
+        self._dispatcher = dispatcher
         self._doubled = doubled
         self._host = conf.nova_ext_agent.host
         self._transport = bus.transport(conf)
-        self._server = bus.messaging.get_rpc_server(
-            self._transport,
-            bus.target(wire.VERSION, self._host),
-            [Endpoint(dispatcher)],
-            executor='threading',
-            access_policy=_NothingOfTheClass,
-        )
-        self._listening = threading.Event()
+        self._listening: Any = None
+        self._stopping = threading.Event()
 
     def start(self) -> None:
         """Listen as soon as the broker can be reached.
@@ -88,15 +122,39 @@ class Server:
 
     def stop(self) -> None:
         """Take no request any more, and wait until all have an answer."""
-        if self._listening.is_set():
-            self._server.stop()
-            self._server.wait()
+        self._stopping.set()
+        if self._listening is not None:
+            self._listening.stop()
+            self._listening.wait()
         self._transport.cleanup()
 
     def _start(self) -> None:
-        self._server.start()
-        self._listening.set()
-        LOG.info('Listening on the message bus as %s', self._host)
+        while not self._stopping.is_set():
+            server = bus.messaging.rpc.server.RPCServer(
+                self._transport,
+                bus.target(wire.VERSION, self._host),
+                _Guard(self._dispatcher),
+                'threading',
+            )
+            try:
+                server.start()
+            except Exception as error:
+                # NOTE: not only its own errors: a broker that can be reached
+                # may refuse, and what the driver's library raises then is
+                # passed on.
+                LOG.error(
+                    'The message bus cannot be listened on as %s: %s',
+                    self._host,
+                    error,
+                )
+                self._stopping.wait(_AGAIN_SECONDS)
+            else:
+                self._listening = server
+                LOG.info('Listening on the message bus as %s', self._host)
+                self._look_for_another()
+                return
+
+    def _look_for_another(self) -> None:
         client = bus.messaging.get_rpc_client(
             self._transport,
             bus.target(wire.VERSION, self._host),
@@ -105,10 +163,10 @@ class Server:
         for _ in range(_OTHER_TIMES):
             try:
                 reply = client.call({}, 'status')
-            except bus.messaging.MessagingException as error:
+            except Exception as error:
                 LOG.info('Whether others are %s: %s', self._host, error)
                 continue
-            if reply.get('agent') != self._identity:
+            if reply.get('agent') != self._dispatcher.identity:
                 self._doubled(
                     f'another agent answers on the message bus as host '
                     f'{self._host}. Each needs a [nova_ext_agent] host of its '

@@ -4,17 +4,34 @@
 A message is an object of JSON; where lines are sent, one line of it. Over
 which transport is not said here, and the only thing imported is the errors
 that may cross.
+
+Versions, so that neither an API nor an agent must be upgraded first. Within a
+major version nothing is taken away, and what an argument means never changes.
+A request bears the version that brought the youngest of its arguments, not
+that of its sender; an agent refuses one that is younger than itself, since an
+argument that it leaves out could be the one that matters. Each reply says
+which version its agent understands. Until an API has had a reply it sends what
+FIRST has, and after that it leaves out what is younger than the agent. What is
+unknown in a reply is ignored; an error whose class is unknown keeps its text
+and its base, which is all that its HTTP answer depends on.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import math
+from collections.abc import Container
 from typing import Any
 
 from nova_ext import exception
 
-VERSION = '1.0'
+# What this side understands, and what every other does.
+VERSION, FIRST = '1.0', '1.0'
+# Argument → the version that brought it, unless that is FIRST. It must be one
+# that can be left out.
+LATER: dict[str, str] = {}
+
 METHODS = ('volume_snapshot_create', 'volume_snapshot_delete', 'status')
 # What operators ask; never offered to another host.
 JOB_METHODS = (
@@ -30,10 +47,33 @@ JOB_METHODS = (
 # NOTE: larger than the largest request body that the API lets pass.
 LIMIT = 1 << 20
 
+_NULL = type(None)
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    'volume_id': str,
+    'snapshot_id': str,
+    'create_info': dict,
+    'delete_info': dict,
+    'not_after': (int, float),
+    'request_id': (str, _NULL),
+    'type': str,
+    'new_file': str,
+    'file_to_merge': (str, _NULL),
+    'merge_target_file': (str, _NULL),
+}
+_REQUIRED = {
+    'create_info': ('snapshot_id', 'type', 'new_file'),
+    'delete_info': ('volume_id',),
+}
+
 _ERRORS = {
     name: error
     for name, error in inspect.getmembers(exception, inspect.isclass)
     if issubclass(error, exception.NovaExtException)
+}
+_BASES = {
+    name: error
+    for name, error in _ERRORS.items()
+    if error.__base__ in (Exception, exception.NovaExtException)
 }
 
 
@@ -41,26 +81,88 @@ class Malformed(ValueError):
     """A message that is not of this protocol; says why."""
 
 
-def request(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The message that asks for `method`."""
-    return {'version': VERSION, 'method': method, 'args': arguments}
+def request(
+    method: str, arguments: dict[str, Any], peer: str = FIRST
+) -> dict[str, Any]:
+    """The message that asks for `method`.
+
+    :param peer: the version that its receiver understands; what is younger
+        is left out
+    """
+    known = {
+        name: value
+        for name, value in arguments.items()
+        if understands(peer, LATER.get(name, FIRST))
+    }
+    versions = [FIRST, *(LATER[name] for name in known if name in LATER)]
+    version = max(versions, key=_numbers)
+    return {'version': version, 'method': method, 'args': known}
 
 
-def parse_request(message: Any) -> tuple[str, dict[str, Any]]:
+def understands(peer: Any, version: Any) -> bool:
+    """Whether one of version `peer` can be asked in that of a message."""
+    try:
+        (major, minor), (own, newest) = _numbers(version), _numbers(peer)
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return major == own and minor <= newest
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    major, minor = version[:20].split('.')
+    return int(major), int(minor)
+
+
+def parse_request(
+    message: Any, methods: Container[str] = METHODS + JOB_METHODS
+) -> tuple[str, dict[str, Any]]:
     """The method and the arguments of a message.
 
+    :param methods: those that may be asked for
     :raises: :class:`Malformed`
     """
     message = _object(message)
     version = message.get('version')
-    if not isinstance(version, str) or version.split('.')[0] != '1':
-        raise Malformed(f'version {version!r} is not 1.x')
+    if not understands(VERSION, version):
+        raise Malformed(
+            f'its version is {_shown(version)}, and at most {VERSION} is '
+            'understood'
+        )
     method, arguments = message.get('method'), message.get('args')
-    if method not in METHODS + JOB_METHODS:
-        raise Malformed(f'there is no method {method!r}')
+    if not isinstance(method, str) or method not in methods:
+        raise Malformed(f'there is no method {_shown(method)}')
     if not isinstance(arguments, dict):
         raise Malformed('its args are not an object')
+    _check(method, arguments)
     return method, arguments
+
+
+def _check(where: str, values: dict[str, Any]) -> None:
+    """:raises: Malformed for a value that no peer of ours sends"""
+    for name in _REQUIRED.get(where, ()):
+        if name not in values:
+            raise Malformed(f'{where} has no {name}')
+    for name, value in values.items():
+        types = _TYPES.get(name)
+        if types is None:
+            continue
+        if not isinstance(value, types):
+            raise Malformed(f'{where} has a {name} of another type')
+        if isinstance(value, float) and not math.isfinite(value):
+            # NOTE: what expires at "not a number" never expires.
+            raise Malformed(f'{where} has a {name} that is no number')
+        if isinstance(value, str) and not _is_text(value):
+            raise Malformed(f'{where} has a {name} that is no text')
+        if isinstance(value, dict):
+            _check(name, value)
+
+
+def _is_text(value: str) -> bool:
+    # NOTE: neither a journal nor a path can hold the others.
+    return not any(
+        character == '\0' or '\ud800' <= character <= '\udfff'
+        for character in value
+    )
 
 
 def result(value: Any) -> dict[str, Any]:
@@ -70,7 +172,13 @@ def result(value: Any) -> dict[str, Any]:
 
 def error(cause: exception.NovaExtException) -> dict[str, Any]:
     """The message that hands an error back, to be raised there."""
-    return {'error': type(cause).__name__, 'kwargs': cause.kwargs}
+    names = [one.__name__ for one in type(cause).__mro__]
+    return {
+        'error': names[0],
+        'kwargs': cause.kwargs,
+        'base': next(name for name in names if name in _BASES),
+        'message': str(cause),
+    }
 
 
 def parse_reply(message: Any) -> Any:
@@ -84,9 +192,25 @@ def parse_reply(message: Any) -> Any:
         return message.get('result')
     try:
         raised = _ERRORS[message['error']](**message['kwargs'])
-    except (KeyError, TypeError) as cause:
-        raise Malformed(f'unknown error: {cause}') from None
+    except (KeyError, TypeError):
+        raised = _unknown(message)
     raise raised
+
+
+def _unknown(message: dict[str, Any]) -> exception.NovaExtException:
+    """An error of a later version: what its HTTP answer needs of it."""
+    base, text = message.get('base'), message.get('message')
+    if not isinstance(text, str) or base not in [*_BASES]:
+        raise Malformed(f'unknown error {_shown(message["error"])}')
+    known = _BASES[base]
+    raised = type(known.__name__, (known,), {'msg_fmt': '%(message)s'})
+    return raised(message=text)
+
+
+def version_of(reply: Any) -> str:
+    """The version that the sender of a reply says it understands."""
+    said = reply.get('understands') if isinstance(reply, dict) else None
+    return said if understands(said, FIRST) else FIRST
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -103,6 +227,11 @@ def decode(line: bytes) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         raise Malformed('it is not one line of JSON') from None
+
+
+def _shown(value: Any) -> str:
+    """A value of somebody else, so that it can stand in a line of a log."""
+    return repr(value)[:80]
 
 
 def _object(message: Any) -> dict[str, Any]:

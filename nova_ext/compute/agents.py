@@ -84,6 +84,9 @@ class ComputeAPI(api.ComputeAPI):
         )
         asked = False
         while True:
+            # NOTE: what is asked for the last time cannot be begun any more,
+            # so that whoever answers it knows the end.
+            last = time.time() > not_after
             try:
                 # Both the admission and the job may take up to `wait`.
                 self.ask(method, arguments, timeout=2 * wait + 5.0)
@@ -92,6 +95,6 @@ class ComputeAPI(api.ComputeAPI):
                 asked = asked or isinstance(error, AnswerLost)
                 # NOTE: an agent that was restarted knows what became of it,
                 # and "no" must not be said of a switch that was made.
-                if not (repeat and asked) or time.time() > not_after:
+                if not (repeat and asked) or last:
                     raise
             time.sleep(_REPEAT_SECONDS)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from oslo_config import cfg
+
 from nova_ext import exception
 from nova_ext.agent import wire
 from nova_ext.compute import agents
@@ -17,6 +19,10 @@ from nova_ext.compute import agents
 
 class ComputeAPI(agents.ComputeAPI):
     """Asks the agent of this host."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        super().__init__(conf)
+        self._peer = wire.FIRST
 
     def check(self) -> str:
         """See :class:`nova_ext.compute.api.ComputeAPI`."""
@@ -33,14 +39,15 @@ class ComputeAPI(agents.ComputeAPI):
                 connection.settimeout(timeout)
                 connection.connect(path)
                 sent = True
-                connection.sendall(
-                    wire.encode(wire.request(method, arguments))
-                )
+                message = wire.request(method, arguments, self._peer)
+                connection.sendall(wire.encode(message))
                 with connection.makefile('rb') as replies:
                     line = replies.readline(wire.LIMIT)
             if not line.endswith(b'\n'):
                 raise ConnectionResetError('it ended without an answer')
-            return wire.parse_reply(wire.decode(line))
+            reply = wire.decode(line)
+            self._peer = wire.version_of(reply)
+            return wire.parse_reply(reply)
         except (OSError, wire.Malformed) as error:
             lost = sent and isinstance(error, ConnectionError)
             raise (agents.AnswerLost if lost else exception.HostUnavailable)(

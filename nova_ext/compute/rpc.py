@@ -7,6 +7,7 @@ Nothing is known here of jobs.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Any
@@ -17,9 +18,16 @@ from nova_ext import bus, cinder, exception
 from nova_ext.agent import wire
 from nova_ext.compute import agents
 
+LOG = logging.getLogger(__name__)
+
 # No agent has this name: a message to it comes back, if there is a broker.
 _NOBODY = 'nobody.invalid'
 _REMEMBERED = 10_000
+# What the bus itself says, which can be much, is in the log.
+_NO_BUS = (
+    'the message bus cannot be used. Look at the log of the API, at the '
+    'option transport_url, and at the broker'
+)
 
 
 class ComputeAPI(agents.ComputeAPI):
@@ -109,7 +117,11 @@ class _Hosts:
                 f'{volume_id}: {error}'
             ) from None
         if not found:
-            raise exception.VolumeNotAttached(volume_id=volume_id)
+            # NOTE: the first sentence is Nova's.
+            raise exception.InvalidInput(
+                reason=f'No volume Block Device Mapping with id {volume_id}. '
+                'Cinder shows no attachment of it.'
+            )
         if len({one.server_id for one in found}) > 1:
             raise exception.VolumeIsMultiAttach(volume_id=volume_id)
         hosts = {one.host for one in found}
@@ -136,6 +148,9 @@ class _Bus:
         self._conf = conf
         self._lock = threading.Lock()
         self._client: Any = None
+        self._reached = False
+        # Host → the version that its agent said it understands.
+        self._peers: dict[str, str] = {}
 
     def call(
         self,
@@ -150,14 +165,22 @@ class _Bus:
             ``[nova_ext_rpc] silence``
         :raises: :class:`nova_ext.exception.NovaExtException`
         """
+        if not self._reached:
+            # NOTE: the queue of the replies is made with the first call, and
+            # for that the library waits for a broker without end.
+            self.check()
         silence = self._conf.nova_ext_rpc.silence
+        peer = self._peers.get(host, wire.FIRST)
+        message = wire.request(method, arguments, peer)
         prepared = self._connected().prepare(
             server=host,
+            version=message['version'],
+            version_cap=peer,
             timeout=max(timeout, silence),
             call_monitor_timeout=silence,
         )
         try:
-            return wire.parse_reply(prepared.call({}, method, **arguments))
+            reply = prepared.call({}, method, **message['args'])
         except bus.messaging.MessageUndeliverable:
             raise exception.HostUnavailable(
                 host=host,
@@ -178,24 +201,32 @@ class _Bus:
                 reason=f'it cannot answer ({error.exc_type}). Are its version '
                 'and that of the API the same?',
             ) from None
-        except (bus.messaging.MessagingException, wire.Malformed) as error:
+        except Exception as error:
+            # NOTE: a message may be under way when the connection breaks,
+            # and what the driver's library raises then is passed on.
+            LOG.error('The message bus failed: %s', error)
+            raise agents.AnswerLost(host=host, reason=_NO_BUS) from None
+        self._peers[host] = wire.version_of(reply)
+        try:
+            return wire.parse_reply(reply)
+        except wire.Malformed as error:
             raise exception.HostUnavailable(
                 host=host,
-                reason=f'{error}. Look at transport_url and at the broker',
+                reason=f'its answer cannot be read: {error}. Are its version '
+                'and that of the API the same?',
             ) from None
 
     def check(self) -> None:
-        """:raises: :class:`nova_ext.exception.HostUnavailable`"""
-        prepared = self._connected().prepare(server=_NOBODY, timeout=5)
+        """:raises: :class:`nova_ext.exception.ServiceUnavailable`"""
         try:
-            prepared.call({}, 'status')
+            self._connected().prepare(server=_NOBODY).cast({}, 'status')
         except bus.messaging.MessageUndeliverable:
-            return
-        except bus.messaging.MessagingException as error:
-            raise exception.ServiceUnavailable(
-                reason=f'the message bus cannot be reached: {error}. Look at '
-                'transport_url and at the broker'
-            ) from None
+            pass
+        except Exception as error:
+            # NOTE: as above.
+            LOG.error('The message bus failed: %s', error)
+            raise exception.ServiceUnavailable(reason=_NO_BUS) from None
+        self._reached = True
 
     def _connected(self) -> Any:
         # NOTE: not before there is a request: servers fork what they loaded,
@@ -204,7 +235,7 @@ class _Bus:
             if self._client is None:
                 self._client = bus.messaging.get_rpc_client(
                     bus.transport(self._conf),
-                    bus.target(wire.VERSION),
+                    bus.target(wire.FIRST),
                     retry=1,
                     transport_options=bus.messaging.TransportOptions(
                         at_least_once=True

@@ -18,17 +18,15 @@ from typing import Any
 from unittest import mock
 
 import webob
-from keystoneauth1 import loading
 from oslo_config import cfg
-from oslo_messaging import conffixture
 
-from nova_ext import cinder
 from nova_ext import context as nova_ext_context
 from nova_ext.api import app
 from nova_ext.compute import api as compute
 from nova_ext.virt.private import PrivateLibvirtd
 from nova_ext.virt.sample import SampleGuest
 from tests.fixtures.app import configured
+from tests.fixtures.bus import on_bus
 from tests.fixtures.cinder import CinderDouble
 from tests.fixtures.host import Host, short_directory
 from tests.fixtures.merge import WatchedHost, wait_until
@@ -167,29 +165,6 @@ class RpcHost(WatchedHost):
         groups = super().configuration()
         groups['DEFAULT']['transport_url'] = self.bus
         return groups
-
-
-@contextlib.contextmanager
-def on_bus(
-    conf: cfg.ConfigOpts, url: str, double: CinderDouble
-) -> Iterator[None]:
-    """What the backend ``rpc`` is to be told.
-
-    :param url: of the bus
-    """
-    cinder.register_opts(conf)
-    conf.set_override('auth_type', 'none', 'nova_ext_cinder')
-    loading.load_auth_from_conf_options(conf, 'nova_ext_cinder')
-    conf.set_override('endpoint', double.endpoint, 'nova_ext_cinder')
-    conf.set_override('silence', 2, 'nova_ext_rpc')
-    with conffixture.ConfFixture(conf) as messaging:
-        messaging.transport_url = url
-        try:
-            yield
-        finally:
-            conf.clear_override('auth_type', 'nova_ext_cinder')
-            conf.clear_override('endpoint', 'nova_ext_cinder')
-            conf.clear_override('silence', 'nova_ext_rpc')
 
 
 #: Backend → its host. A backend joins by a line here.

@@ -8,6 +8,7 @@ import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any
 from unittest import mock
 
@@ -858,6 +859,7 @@ def test_health_names_what_is_wrong(engine: Engine) -> None:
         'summary': '0 jobs under way, 0 orphaned',
         'running': 0,
         'orphaned': 0,
+        'version': metadata.version('nova_ext'),
     }
     engine.reports.trouble = 'Cinder cannot be told: 503'
     with pytest.raises(exception.AgentBusy, match='Cinder cannot be told'):
