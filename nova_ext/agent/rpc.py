@@ -18,6 +18,8 @@ from nova_ext.agent import dispatch, wire
 
 LOG = logging.getLogger(__name__)
 
+_DRIVER_LOG = 'oslo.messaging._drivers.impl_rabbit'
+
 # Seconds for another agent of this name to answer, and how often it is asked:
 # where two listen, the broker gives them messages in turn.
 _OTHER_SECONDS = 3
@@ -92,6 +94,14 @@ def _check(incoming: Any) -> None:
         raise wire.Malformed(f'it is longer than {wire.LIMIT} bytes')
 
 
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Have the driver log what it cannot decode without a traceback."""
+    if record.exc_info and str(record.msg).startswith('Failed to process'):
+        record.msg = f'{record.msg} {record.exc_info[1]}'.replace('%', '%%')
+        record.exc_info = None
+    return True
+
+
 class Server:
     """Listens on the bus, from :meth:`start` to :meth:`stop`.
 
@@ -109,6 +119,7 @@ class Server:
         self._doubled = doubled
         self._host = conf.nova_ext_agent.host
         self._transport = bus.transport(conf)
+        logging.getLogger(_DRIVER_LOG).addFilter(_in_one_line)
         self._listening: Any = None
         self._stopping = threading.Event()
 

@@ -192,8 +192,8 @@ class _Bus:
             raise agents.AnswerLost(
                 host=host,
                 reason=f'it was silent for {silence} s; what it had not '
-                'begun by then it does not begin. Look whether '
-                'nova-ext-agent runs there',
+                'begun by then it does not begin. Start nova-ext-agent '
+                'there if it does not run, and look at its log if it does',
             ) from None
         except bus.messaging.RemoteError as error:
             raise exception.HostUnavailable(

@@ -23,16 +23,18 @@ from oslo_config import cfg
 from nova_ext import context as nova_ext_context
 from nova_ext.api import app
 from nova_ext.compute import api as compute
+from nova_ext.compute import rpc
 from nova_ext.virt.private import PrivateLibvirtd
 from nova_ext.virt.sample import SampleGuest
 from tests.fixtures.app import configured
 from tests.fixtures.bus import on_bus
-from tests.fixtures.cinder import CinderDouble
+from tests.fixtures.cinder import Attachment, CinderDouble
 from tests.fixtures.host import Host, short_directory
 from tests.fixtures.merge import WatchedHost, wait_until
 from tests.integration.test_delete import Share
 from tests.integration.test_overlay_refused import _shareable_elsewhere
 
+_HOST = 'this-host'
 PATH = '/v2.1/os-assisted-volume-snapshots'
 
 
@@ -80,7 +82,9 @@ class Front(compute.ComputeAPI):
         assert (answer.status_int, answer.body) == (204, b'')
 
     def check(self) -> str:
-        """See :class:`nova_ext.compute.api.ComputeAPI`."""
+        """What the agent says of its jobs. :raises: Unavailable"""
+        if isinstance(self._backend, rpc.ComputeAPI):
+            return self._backend.status(_HOST)['summary']
         return self._backend.check()
 
     def post(self, body: Any) -> dict[str, Any]:
@@ -150,7 +154,7 @@ class RpcHost(WatchedHost):
     @contextlib.contextmanager
     def running(self) -> Iterator[Host]:
         """See :class:`tests.fixtures.host.Host`."""
-        self._options |= {'rpc': True, 'host': 'this-host'}
+        self._options |= {'rpc': True, 'host': _HOST}
         with (
             super().running(),
             on_bus(cfg.CONF, self.bus, self.double),
@@ -159,6 +163,14 @@ class RpcHost(WatchedHost):
             log = 'Listening on the message bus'
             wait_until(lambda: log in self.log(), self)
             yield self
+
+    def snapshot(self, status: str = 'creating') -> str:
+        """As of a host; Cinder has attached the volume to an instance here."""
+        known = self.double.volumes.get(self.volume_id)
+        if known is None or not known.attachments:
+            attachment = Attachment(str(uuid.uuid4()), _HOST)
+            self.double.add_volume(self.volume_id, attachment)
+        return super().snapshot(status)
 
     def configuration(self) -> dict[str, dict[str, Any]]:
         """See :class:`tests.fixtures.host.Host`."""
