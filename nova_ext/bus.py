@@ -26,11 +26,13 @@ import oslo_messaging as messaging  # noqa: E402
 # Nova's and Cinder's have names of their own.
 _EXCHANGE, _TOPIC = 'nova_ext', 'nova_ext_agent'
 
-# What `transport` raises for options that can't be used.
-UNUSABLE = (
-    messaging.DriverLoadFailure,
-    messaging.InvalidTransportURL,
-)
+
+class Unusable(Exception):
+    """There can be no such bus; says why, without what may be a password."""
+
+
+# What `transport` raises.
+UNUSABLE = (Unusable,)
 
 
 def transport(conf: cfg.ConfigOpts) -> messaging.RPCTransport:
@@ -38,6 +40,21 @@ def transport(conf: cfg.ConfigOpts) -> messaging.RPCTransport:
 
     :raises: UNUSABLE
     """
+    try:
+        return _transport(conf)
+    except messaging.DriverLoadFailure as error:
+        raise Unusable(f'there is no driver "{error.driver}"') from None
+    except cfg.NoSuchOptError as error:
+        raise Unusable(str(error)) from None
+    except (messaging.InvalidTransportURL, ValueError):
+        # NOTE: their texts quote it, or a part of it.
+        raise Unusable(
+            'it is not of the form rabbit://USER:PASSWORD@HOST:PORT/'
+            'VIRTUAL_HOST, or has characters that must be quoted: %40 for @'
+        ) from None
+
+
+def _transport(conf: cfg.ConfigOpts) -> messaging.RPCTransport:
     # NOTE: it makes these known to the process's own configuration only.
     with contextlib.suppress(ImportError):
         from oslo_messaging._metrics import client as metrics

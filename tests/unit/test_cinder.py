@@ -125,9 +125,20 @@ def test_an_answer_without_a_status_is_no_answer(
         client.show(SNAPSHOT)
 
 
+def test_an_answer_without_attachments_is_no_answer(
+    client: cinder.Cinder,
+) -> None:
+    for volume in (7, [7], {'attachments': 7}, {'attachments': [{}]}):
+        with mock.patch.object(client, '_show', autospec=True) as show:
+            show.return_value = volume
+            with pytest.raises(cinder.NoAnswer, match='of the volume is none'):
+                client.attachments(VOLUME)
+
+
 @pytest.mark.parametrize(
     'ask',
     [
+        lambda client: client.attachments(VOLUME),
         lambda client: client.show(SNAPSHOT),
         lambda client: client.update_status(SNAPSHOT, 'creating', '0%'),
     ],
