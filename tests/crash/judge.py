@@ -12,6 +12,7 @@ from nova_ext.virt.sample import read_records
 from tests.crash.operations import RUNNING, STOPPED
 from tests.crash.share import CrashShare
 from tests.fixtures import image
+from tests.fixtures.cinder_volume import is_qcow2
 
 
 class Judge:
@@ -79,7 +80,7 @@ class Judge:
             if not path.exists():
                 self.losses.append(f'{name} is gone')
                 continue
-            if path.open('rb').read(4) != b'QFI\xfb':
+            if not _is_qcow2(path):
                 continue
             try:
                 image.check(path, killed=self._qemu_died)
@@ -95,8 +96,8 @@ class Judge:
         active = self._host.directory / chain[0]
         if self._seen is not None:
             self._same('content of the volume', self._seen, active)
-        qcow2 = active.open('rb').read(4) == b'QFI\xfb'
-        records = read_records(active, 'qcow2' if qcow2 else 'raw')
+        image_format = 'qcow2' if _is_qcow2(active) else 'raw'
+        records = read_records(active, image_format)
         if records.bad or records.count != records.last:
             self.losses.append(f'records: {records}')
         elif records.count < self._host.guest.reported():
@@ -117,6 +118,11 @@ class Judge:
     def _expect(self, what: str, is_now: object, wanted: object) -> None:
         if is_now != wanted:
             self.losses.append(f'{what}: {is_now}, and not {wanted}')
+
+
+def _is_qcow2(path: pathlib.Path) -> bool:
+    with path.open('rb') as file:
+        return is_qcow2(file.read(4))
 
 
 def prepare(share: CrashShare, state: str) -> None:

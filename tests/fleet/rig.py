@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fleet on one machine: two hosts, API workers, a broker, and the cables.
+
+Here is how they are started, cut off, killed and started again, and what is
+asked of them by whom; nothing of what must hold afterwards (judge.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import requests
+
+from nova_ext import context as nova_ext_context
+from nova_ext.virt.private import PrivateLibvirtd
+from tests.crash import plan as crash_plan
+from tests.crash.rig import CrashHost, Stuck, wait_for
+from tests.crash.share import CrashShare
+from tests.fixtures.cable import Cable
+from tests.fixtures.cinder import Attachment, CinderDouble, Request
+from tests.fixtures.clock import Clock
+from tests.fixtures.host import short_directory
+from tests.fixtures.rabbitmq import RabbitMQ
+from tests.fixtures.serve import write_config
+from tests.fleet.processes import Agent, Workers
+
+# Short, for the sake of the time that the tests take; in seconds.
+REPLY_WAIT, SILENCE = 6.0, 2
+# As the short form of the crash matrix has it.
+_SETTLE = 2.0
+_PATIENCE = 90.0
+NAMES = ('host-a', 'host-b')
+LISTENING = 'Listening on the message bus'
+
+
+class Refused(Exception):
+    """An answer of 400 or more."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f'{status}: {message}')
+        self.status = status
+        self.message = message
+
+
+@dataclasses.dataclass
+class Call:
+    """What was asked of the API, and answered; times of time.monotonic().
+
+    :ivar status: None while there is no answer
+    """
+
+    operation: str
+    snapshot_id: str
+    began: float
+    ended: float = float('inf')
+    status: int | None = None
+    message: str = ''
+
+
+class Front:
+    """What Cinder has of us: a URL, and what it was answered there.
+
+    :ivar token: None for none
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.calls: list[Call] = []
+        self.token: str | None = None
+
+    def volume_snapshot_create(
+        self,
+        context: nova_ext_context.RequestContext,
+        volume_id: str,
+        create_info: dict[str, Any],
+    ) -> None:
+        """POST. :raises: Refused"""
+        snapshot = {'volume_id': volume_id, 'create_info': create_info}
+        self._ask(
+            Call('create', create_info['snapshot_id'], time.monotonic()),
+            'POST',
+            self.url,
+            json={'snapshot': snapshot},
+        )
+
+    def volume_snapshot_delete(
+        self,
+        context: nova_ext_context.RequestContext,
+        volume_id: str,
+        snapshot_id: str,
+        delete_info: dict[str, Any],
+    ) -> None:
+        """DELETE. :raises: Refused"""
+        self._ask(
+            Call('delete', snapshot_id, time.monotonic()),
+            'DELETE',
+            f'{self.url}/{snapshot_id}',
+            params={'delete_info': json.dumps(delete_info)},
+        )
+
+    def _ask(self, call: Call, method: str, url: str, **options: Any) -> None:
+        self.calls.append(call)
+        headers = {'X-Auth-Token': self.token} if self.token else {}
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.request(
+                method, url, headers=headers, timeout=120, **options
+            )
+        call.ended = time.monotonic()
+        call.status = answer.status_code
+        if answer.status_code >= 400:
+            ((_, fault),) = answer.json().items()
+            call.message = fault['message']
+            raise Refused(answer.status_code, call.message)
+
+
+class Attempt(threading.Thread):
+    """Something that Cinder does, in a thread of its own.
+
+    :ivar error: what it ended with
+    """
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        super().__init__(daemon=True)
+        self._function, self._args = function, args
+        self.error: Exception | None = None
+        self.result: Any = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self._function(*self._args)
+        except Exception as error:
+            self.error = error
+
+    def end(self) -> Any:
+        """Wait for the end, which must be a success; its result."""
+        self._wait()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def refusal(self) -> Refused:
+        """Wait for the end, which must be a refusal of ours."""
+        self._wait()
+        assert isinstance(self.error, Refused), self.error
+        return self.error
+
+    def failure(self) -> Exception:
+        """Wait for the end, which must be a failure of any kind."""
+        self._wait()
+        assert self.error is not None
+        return self.error
+
+    def _wait(self) -> None:
+        self.join(_PATIENCE)
+        assert not self.is_alive(), 'Cinder waits for ever'
+
+
+class FleetHost(CrashHost):
+    """A host of the fleet, whose agent can be killed at any point.
+
+    :param bus: of the broker
+    :ivar cable: between the agent and the broker
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        libvirtd: PrivateLibvirtd,
+        name: str,
+        bus: RabbitMQ,
+        double: CinderDouble,
+        **options: Any,
+    ) -> None:
+        options = {'rpc': True, 'host': name, **options}
+        super().__init__(
+            directory,
+            libvirtd,
+            settle=_SETTLE,
+            reply_wait=REPLY_WAIT,
+            **options,
+        )
+        self.name = name
+        self.double = double
+        self.cable = Cable(bus.port)
+        self.clock = Clock(directory / 'clock')
+        self.credentials: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[FleetHost]:
+        """Guest and agent, as long as this context lasts."""
+        try:
+            with self.cable, self.guest:
+                self.guest.wait_reported(1)
+                self.start_agent()
+                yield self
+        finally:
+            self.stop_agent()
+            for pid in crash_plan.qemu_pids(self.directory):
+                os.kill(pid, 9)
+
+    def configuration(self) -> dict[str, dict[str, Any]]:
+        """See :class:`tests.fixtures.host.Host`."""
+        groups = super().configuration()
+        groups['DEFAULT']['transport_url'] = url_through(self.cable)
+        groups['nova_ext_cinder'] |= {'timeout': 5, **self.credentials}
+        return groups
+
+    def start_agent(self, wait: bool = True) -> None:
+        """Start the agent, and wait until it listens on the bus."""
+        before = self._listened()
+        config = write_config(
+            self.directory / 'agent.conf', self.configuration()
+        )
+        self._process = Agent(self.directory, config, self._settle)
+        if wait:
+            self.wait_listening(before)
+
+    def restart_agent(self) -> None:
+        """Start the agent anew after it was killed; nobody dies any more."""
+        self.post.disarm()
+        assert self._process is not None
+        self._process.wait(_PATIENCE)
+        self.start_agent()
+
+    def terminate_agent(self) -> None:
+        """SIGTERM, and wait for the end."""
+        assert isinstance(self._process, Agent)
+        self._process.terminate()
+        self._process.wait(_PATIENCE)
+
+    def wait_listening(self, before: int) -> None:
+        """Wait until it has begun to listen more often than so."""
+
+        def listens() -> bool:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise Stuck(f'the agent ended: {self.log()[-2000:]}')
+            return self._listened() > before
+
+        wait_for(listens, f'{self.name} does not listen on the bus')
+
+    def _listened(self) -> int:
+        path = self.directory / 'agent.log'
+        return path.read_text().count(LISTENING) if path.exists() else 0
+
+    def log(self) -> str:
+        """See :class:`tests.fixtures.host.Host`."""
+        path = self.directory / 'agent.log'
+        return path.read_text() if path.exists() else ''
+
+    def wait_passed(self, point: str, timeout: float = 60.0) -> None:
+        """Wait until the agent has passed a point since the plan holds."""
+        wait_for(
+            lambda: any(p.point.startswith(point) for p in self.passed()),
+            f'{self.name} does not pass "{point}": {self.passed()}',
+            timeout,
+        )
+
+    def die_at(self, point: str, **plan: Any) -> None:
+        """Have the agent die the next time it passes a point."""
+        self.arm(crash_plan.Plan(point, **plan))
+
+    def slow_merges(self, bandwidth: int = 1 << 18) -> None:
+        """Have merges last from now on, and nobody die."""
+        self.arm(crash_plan.Plan(bandwidth=bandwidth))
+
+    def wait_killed(self) -> None:
+        """Wait until the agent is dead."""
+        wait_for(self.killed, f'{self.name} is not killed: {self.passed()}')
+
+
+class FleetShare(CrashShare):
+    """The volume of a host, at a Cinder that others have, too."""
+
+    host: FleetHost
+
+    def __init__(self, host: FleetHost, limit: float) -> None:
+        super().__init__(host, limit)
+        host.double.add_volume(
+            self.volume_id, Attachment(host.guest.uuid, host.name)
+        )
+
+    def watch(self, request: Request) -> bool:
+        """Judge a report, if it is of this volume."""
+        row = self.host.double.snapshots.get(request.snapshot_id or '')
+        if row is not None and row.volume_id == self.volume_id:
+            self._judge(request)
+        return False
+
+    @property
+    def front(self) -> Front:
+        """Whom Cinder asks."""
+        return self.host.api
+
+    def tell_calls(self) -> list[Call]:
+        """What was asked for this volume, oldest first."""
+        return self.front.calls
+
+
+class Fleet:
+    """It runs inside the `with` block.
+
+    :param auth: of Cinder
+    :ivar cable: between the API workers and the broker
+    """
+
+    def __init__(self, bus: RabbitMQ, cinder_auth: str = 'none') -> None:
+        self.bus = bus
+        self.double = CinderDouble(cinder_auth)
+        self.shares: list[FleetShare] = []
+
+    def __enter__(self) -> Fleet:
+        self._stack = contextlib.ExitStack()
+        try:
+            self._enter()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _enter(self) -> None:
+        enter = self._stack.enter_context
+        enter(self.double)
+        self.cable = enter(Cable(self.bus.port))
+        self._directory = enter(short_directory())
+        self.workers = enter(self.new_workers('api'))
+        for name in NAMES:
+            libvirtd = enter(PrivateLibvirtd(enter(short_directory())))
+            host = FleetHost(
+                enter(short_directory()), libvirtd, name, self.bus, self.double
+            )
+            self.prepare(host)
+            enter(host.running())
+            host.api = Front(self.workers.url)
+            self.shares.append(FleetShare(host, limit=120.0))
+        self.double.clear_faults()
+        for share in self.shares:
+            self.double.answer_with(500, times=None, when=share.watch)
+        for share in self.shares:
+            # Each has something below, that must not change any more.
+            share.create()
+
+    def prepare(self, host: FleetHost) -> None:
+        """What a kind of fleet sets before a host starts."""
+
+    def new_workers(
+        self, name: str, cable: Cable | None = None, **groups: dict[str, Any]
+    ) -> Workers:
+        """API workers, which are not started yet.
+
+        :param groups: group → options, beside those set here
+        """
+        options = {
+            'DEFAULT': {'transport_url': url_through(cable or self.cable)},
+            'nova_ext': {'auth_strategy': 'noauth', 'compute_api': 'rpc'},
+            'nova_ext_agent': {'reply_wait': REPLY_WAIT},
+            'nova_ext_rpc': {'silence': SILENCE},
+            'nova_ext_cinder': {
+                'auth_type': 'none',
+                'endpoint': self.double.endpoint,
+                'timeout': 5,
+            },
+        }
+        for group, values in groups.items():
+            options[group] = {**options.get(group, {}), **values}
+        return Workers(self._directory / name, options)
+
+    @contextlib.contextmanager
+    def asked_by(self, url: str) -> Iterator[None]:
+        """Cinder asks at another URL, as long as this context lasts."""
+        urls = [share.front.url for share in self.shares]
+        for share in self.shares:
+            share.front.url = url
+        try:
+            yield
+        finally:
+            for share, before in zip(self.shares, urls, strict=True):
+                share.front.url = before
+
+    def logs(self) -> str:
+        """The ends of all logs, for who has to find a mistake."""
+        paths = [
+            *(share.host.directory / 'agent.log' for share in self.shares),
+            *self._directory.glob('*/*.log'),
+        ]
+        return '\n'.join(
+            f'== {path}\n{path.read_text()[-6000:]}'
+            for path in paths
+            if path.exists()
+        )
+
+
+def url_through(cable: Cable) -> str:
+    """The transport_url of a broker behind a cable."""
+    return f'rabbit://guest:guest@127.0.0.1:{cable.port}/'
+
+
