@@ -174,7 +174,16 @@ class CinderUnavailable(Unavailable):
 class RequestExpired(Unavailable):
     msg_fmt = (
         'The request for snapshot %(snapshot_id)s came too late and was not '
-        'started; the clocks of the API and of the agent must agree.'
+        'started; the clocks of the API and of the agent must agree (NTP).'
+    )
+
+
+class ClocksDiffer(Unavailable):
+    msg_fmt = (
+        'The request for snapshot %(snapshot_id)s was not started: it may be '
+        'started for %(ahead)s s from now, by the clock of this agent, and '
+        'the API waits for %(limit)s s. The clocks of both must agree (NTP), '
+        'and [nova_ext_agent] reply_wait must be the same.'
     )
 
 

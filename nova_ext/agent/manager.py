@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nova_ext import exception
 from nova_ext.agent import admission as agent_admission
 from nova_ext.agent import control as agent_control
-from nova_ext.agent import engine, merge, rollback, transition
+from nova_ext.agent import engine, merge, rollback, transition, wire
 from nova_ext.agent import intake as agent_intake
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import journal as agent_journal
@@ -118,6 +118,7 @@ class Manager:
                 job = self._admission.create(
                     volume_id, create_info, time.time()
                 )
+                self._check_clock(snapshot_id, not_after)
                 run = self._intake.accept(job, not_after, request_id)
             else:
                 self._check_same(known, volume_id, create_info)
@@ -146,8 +147,20 @@ class Manager:
             if run is None:
                 self._intake.refuse_while_touched(volume_id)
                 job = self._admit_delete(volume_id, snapshot_id, asked)
+                self._check_clock(snapshot_id, not_after)
                 run = self._intake.accept(job, not_after, request_id)
         self._wait(run)
+
+    def _check_clock(self, snapshot_id: str, not_after: float) -> None:
+        # NOTE: by a clock that is behind that of the API it would be started
+        # when the API has said already that it is not.
+        ahead = not_after - time.time()
+        if ahead > self._reply_wait + wire.CLOCK_ALLOWANCE:
+            raise exception.ClocksDiffer(
+                snapshot_id=snapshot_id,
+                ahead=round(ahead),
+                limit=round(self._reply_wait),
+            )
 
     def _join(
         self, volume_id: str, snapshot_id: str, asked: merge.Request

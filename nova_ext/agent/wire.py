@@ -44,6 +44,9 @@ JOB_METHODS = (
     'job_abandon',
 )
 
+# Seconds by which the clocks of an API process and an agent may differ.
+CLOCK_ALLOWANCE = 2.0
+
 # NOTE: larger than the largest request body that the API lets pass.
 LIMIT = 1 << 20
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from nova_ext import context as nova_ext_context
 from nova_ext import exception
+from nova_ext.agent import wire
 from nova_ext.compute import api
 
 _REPEAT_SECONDS = 0.5
@@ -35,7 +36,6 @@ class ComputeAPI(api.ComputeAPI):
         self._call(
             'volume_snapshot_create',
             context,
-            repeat=True,
             volume_id=volume_id,
             create_info=create_info,
         )
@@ -70,31 +70,33 @@ class ComputeAPI(api.ComputeAPI):
         self,
         method: str,
         context: nova_ext_context.RequestContext,
-        repeat: bool = False,
         **arguments: Any,
     ) -> None:
-        """Ask, and where `repeat` is safe ask again if the answer is lost."""
+        """Ask, and if the answer is lost ask again, with the same words.
+
+        An agent that was restarted knows what became of the first, and joins
+        it or says so; "no" must not be said of what was done, or is still to
+        be.
+        """
         wait = self.conf.nova_ext_agent.reply_wait
         # NOTE: the agent starts nothing after `not_after`, so whoever got no
         # answer from us can be sure that nothing starts later (W4).
-        not_after = time.time() + wait
-        arguments['not_after'] = not_after
+        arguments['not_after'] = time.time() + wait
         arguments['request_id'] = (
             context.global_request_id or context.request_id
         )
-        asked = False
+        end = time.monotonic() + wait + wire.CLOCK_ALLOWANCE
+        lost = False
         while True:
             # NOTE: what is asked for the last time cannot be begun any more,
             # so that whoever answers it knows the end.
-            last = time.time() > not_after
+            last = time.monotonic() > end
             try:
                 # Both the admission and the job may take up to `wait`.
                 self.ask(method, arguments, timeout=2 * wait + 5.0)
                 return
-            except exception.HostUnavailable as error:
-                asked = asked or isinstance(error, AnswerLost)
-                # NOTE: an agent that was restarted knows what became of it,
-                # and "no" must not be said of a switch that was made.
-                if not (repeat and asked) or last:
+            except exception.Unavailable as error:
+                lost = lost or isinstance(error, AnswerLost)
+                if not lost or last:
                     raise
             time.sleep(_REPEAT_SECONDS)

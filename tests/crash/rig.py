@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 
 from nova_ext import exception
 from nova_ext.agent.job import FINAL
+from nova_ext.compute import agents
 from nova_ext.compute import libvirt as backend
 from nova_ext.virt import chain
 from nova_ext.virt.private import PrivateLibvirtd
@@ -52,8 +53,12 @@ def wait_for(
 class OneTry(backend.ComputeAPI):
     """A compute API whose caller goes away with the connection."""
 
-    def _call(self, *args: Any, repeat: bool = False, **kwargs: Any) -> None:
-        super()._call(*args, repeat=False, **kwargs)
+    def ask(self, *args: Any, **kwargs: Any) -> Any:
+        """See :class:`nova_ext.compute.agents.ComputeAPI`."""
+        try:
+            return super().ask(*args, **kwargs)
+        except agents.AnswerLost as error:
+            raise exception.HostUnavailable(**error.kwargs) from None
 
 
 class CrashHost(Host):

@@ -16,7 +16,7 @@ import pytest
 
 from nova_ext import exception
 from nova_ext.agent import engine as agent_engine
-from nova_ext.agent import merge
+from nova_ext.agent import merge, wire
 from nova_ext.agent import sweeper as agent_sweeper
 from nova_ext.agent.admission import Admission
 from nova_ext.agent.hypervisor import Hypervisor
@@ -80,14 +80,17 @@ class Engine:
             **{
                 'volume_id': 'volume',
                 'create_info': {**INFO, 'new_file': new_file},
-                'not_after': time.time() + 60,
+                'not_after': time.time() + wire.CLOCK_ALLOWANCE,
                 **arguments,
             }
         )
 
     def delete(self) -> None:
         self.manager.volume_snapshot_delete(
-            'volume', 'snapshot', DELETE_INFO, time.time() + 60
+            'volume',
+            'snapshot',
+            DELETE_INFO,
+            time.time() + wire.CLOCK_ALLOWANCE,
         )
 
     def states(self) -> list[str]:
@@ -322,6 +325,17 @@ def test_a_request_that_came_too_late_starts_nothing(engine: Engine) -> None:
         not_after=time.time() - 0.001,
     )
     assert (engine.states(), engine.seen) == ([], [])
+
+
+def test_a_clock_that_is_behind_starts_nothing(engine: Engine) -> None:
+    # It would start it when the API has said that it is not started.
+    _refused(
+        exception.ClocksDiffer,
+        'NTP',
+        engine.create,
+        not_after=time.time() + 5.0 + wire.CLOCK_ALLOWANCE + 1.0,
+    )
+    assert (engine.states(), engine.done()) == ([], [])
 
 
 def test_one_job_at_a_time_touches_a_volume(engine: Engine) -> None:
