@@ -7,25 +7,50 @@ What a request means is not known here; operators' methods are not offered.
 from __future__ import annotations
 
 import logging
+import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from oslo_config import cfg
 
-from nova_ext import bus
+from nova_ext import bus, exception
 from nova_ext.agent import dispatch, wire
 
 LOG = logging.getLogger(__name__)
 
 _DRIVER_LOG = 'oslo.messaging._drivers.impl_rabbit'
 
-# Seconds for another agent of this name to answer, and how often it is asked:
-# where two listen, the broker gives them messages in turn.
-_OTHER_SECONDS = 3
-_OTHER_TIMES = 3
+# Seconds for another agent of this name to answer.
+_OTHER_SECONDS = 2
+# NOTE: where two listen, the broker gives them messages in turn; where both
+# ask, it takes some luck to hear the other.
+_OTHER_TIMES = 8
+_OTHER_PAUSE = 0.1
 # Until a broker that refused us is asked again.
 _AGAIN_SECONDS = 5
+
+
+class _Name:
+    """Whether the name of this host is ours alone.
+
+    :ivar settled: whether that is certain
+    """
+
+    def __init__(self) -> None:
+        self._known = threading.Event()
+        self.settled = False
+
+    def decide(self, ours: bool) -> None:
+        """It is known now."""
+        self.settled = ours
+        self._known.set()
+
+    def is_ours(self) -> bool:
+        """Wait until it is known."""
+        self._known.wait()
+        return self.settled
 
 
 class Endpoint:
@@ -33,29 +58,40 @@ class Endpoint:
 
     target = bus.messaging.Target(version=wire.VERSION)
 
-    def __init__(self, dispatcher: dispatch.Dispatcher) -> None:
+    def __init__(self, dispatcher: dispatch.Dispatcher, name: _Name) -> None:
         self._dispatcher = dispatcher
+        self._name = name
 
     @bus.messaging.expose
     def volume_snapshot_create(
         self, context: dict[str, Any], /, **arguments: Any
     ) -> dict[str, Any]:
         """See :class:`nova_ext.agent.manager.Manager`."""
-        return self._dispatcher.reply('volume_snapshot_create', arguments)
+        return self._reply('volume_snapshot_create', arguments)
 
     @bus.messaging.expose
     def volume_snapshot_delete(
         self, context: dict[str, Any], /, **arguments: Any
     ) -> dict[str, Any]:
         """See :class:`nova_ext.agent.manager.Manager`."""
-        return self._dispatcher.reply('volume_snapshot_delete', arguments)
+        return self._reply('volume_snapshot_delete', arguments)
 
     @bus.messaging.expose
     def status(
         self, context: dict[str, Any], /, **arguments: Any
     ) -> dict[str, Any]:
         """See :class:`nova_ext.agent.manager.Manager`."""
-        return self._dispatcher.reply('status', arguments)
+        reply = self._dispatcher.reply('status', arguments)
+        return {**reply, 'settled': self._name.settled}
+
+    def _reply(self, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if self._name.is_ours():
+            return self._dispatcher.reply(method, arguments)
+        return wire.error(
+            exception.AgentBusy(
+                reason='it is about to stop, since another agent has its name'
+            )
+        )
 
 
 class _Guard:
@@ -65,10 +101,10 @@ class _Guard:
     sender for ever.
     """
 
-    def __init__(self, dispatcher: dispatch.Dispatcher) -> None:
+    def __init__(self, dispatcher: dispatch.Dispatcher, name: _Name) -> None:
         self._dispatcher = dispatcher
         self._library = bus.messaging.RPCDispatcher(
-            [Endpoint(dispatcher)],
+            [Endpoint(dispatcher, name)],
             None,
             bus.messaging.ExplicitRPCAccessPolicy,
         )
@@ -116,6 +152,7 @@ class Server:
         doubled: Callable[[str], None],
     ) -> None:
         self._dispatcher = dispatcher
+        self._name = _Name()
         self._doubled = doubled
         self._host = conf.nova_ext_agent.host
         self._transport = bus.transport(conf)
@@ -134,6 +171,7 @@ class Server:
     def stop(self) -> None:
         """Take no request any more, and wait until all have an answer."""
         self._stopping.set()
+        self._name.decide(self._name.settled)
         if self._listening is not None:
             self._listening.stop()
             self._listening.wait()
@@ -141,14 +179,9 @@ class Server:
 
     def _start(self) -> None:
         while not self._stopping.is_set():
-            server = bus.messaging.rpc.server.RPCServer(
-                self._transport,
-                bus.target(wire.VERSION, self._host),
-                _Guard(self._dispatcher),
-                'threading',
-            )
             try:
-                server.start()
+                self._listen()
+                return
             except Exception as error:
                 # NOTE: not only its own errors: a broker that can be reached
                 # may refuse, and what the driver's library raises then is
@@ -159,28 +192,61 @@ class Server:
                     error,
                 )
                 self._stopping.wait(_AGAIN_SECONDS)
-            else:
-                self._listening = server
-                LOG.info('Listening on the message bus as %s', self._host)
-                self._look_for_another()
-                return
 
-    def _look_for_another(self) -> None:
+    def _listen(self) -> None:
         client = bus.messaging.get_rpc_client(
             self._transport,
             bus.target(wire.VERSION, self._host),
             timeout=_OTHER_SECONDS,
+            retry=1,
+            transport_options=bus.messaging.TransportOptions(
+                at_least_once=True
+            ),
         )
-        for _ in range(_OTHER_TIMES):
+        # NOTE: before it listens, so that no request of the other's comes
+        # here; and then, since two may have begun at the same time.
+        if self._is_taken(client) and self._is_doubled(client, 1):
+            return
+        server = bus.messaging.rpc.server.RPCServer(
+            self._transport,
+            bus.target(wire.VERSION, self._host),
+            _Guard(self._dispatcher, self._name),
+            'threading',
+        )
+        server.start()
+        self._listening = server
+        if self._is_doubled(client, _OTHER_TIMES):
+            return
+        self._name.decide(True)
+        LOG.info('Listening on the message bus as %s', self._host)
+
+    def _is_taken(self, client: Any) -> bool:
+        """Whether there is a queue of this name, perhaps left by us."""
+        try:
+            client.cast({}, 'status')
+        except bus.messaging.MessageUndeliverable:
+            return False
+        return True
+
+    def _is_doubled(self, client: Any, times: int) -> bool:
+        """Whether another agent has this name and is to keep it."""
+        identity = self._dispatcher.identity
+        for _ in range(times):
             try:
                 reply = client.call({}, 'status')
             except Exception as error:
-                LOG.info('Whether others are %s: %s', self._host, error)
+                LOG.info('Whether others are %s: %r', self._host, error)
                 continue
-            if reply.get('agent') != self._dispatcher.identity:
+            other = reply.get('agent')
+            # NOTE: of two that begin at the same time one has to stay.
+            stays = reply.get('settled') or str(other) < identity
+            if other != identity and stays:
+                self._name.decide(False)
                 self._doubled(
                     f'another agent answers on the message bus as host '
                     f'{self._host}. Each needs a [nova_ext_agent] host of its '
                     'own, which is how Cinder names the host in attachments.'
                 )
-                return
+                return True
+            time.sleep(random.uniform(0, _OTHER_PAUSE))  # noqa: S311 (jitter)
+        return False

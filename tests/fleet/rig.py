@@ -37,6 +37,8 @@ REPLY_WAIT, SILENCE = 6.0, 2
 # As the short form of the crash matrix has it.
 _SETTLE = 2.0
 _PATIENCE = 90.0
+# Else a broker that was away for long is not tried for half a minute.
+_RECONNECT = {'rabbit_interval_max': 2}
 NAMES = ('host-a', 'host-b')
 LISTENING = 'Listening on the message bus'
 
@@ -212,6 +214,7 @@ class FleetHost(CrashHost):
         """See :class:`tests.fixtures.host.Host`."""
         groups = super().configuration()
         groups['DEFAULT']['transport_url'] = url_through(self.cable)
+        groups['oslo_messaging_rabbit'] = _RECONNECT
         groups['nova_ext_cinder'] |= {'timeout': 5, **self.credentials}
         return groups
 
@@ -365,6 +368,7 @@ class Fleet:
         """
         options = {
             'DEFAULT': {'transport_url': url_through(cable or self.cable)},
+            'oslo_messaging_rabbit': _RECONNECT,
             'nova_ext': {'auth_strategy': 'noauth', 'compute_api': 'rpc'},
             'nova_ext_agent': {'reply_wait': REPLY_WAIT},
             'nova_ext_rpc': {'silence': SILENCE},
@@ -406,5 +410,3 @@ class Fleet:
 def url_through(cable: Cable) -> str:
     """The transport_url of a broker behind a cable."""
     return f'rabbit://guest:guest@127.0.0.1:{cable.port}/'
-
-

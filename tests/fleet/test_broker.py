@@ -7,8 +7,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-import pytest
-
 from tests.fleet.rig import REPLY_WAIT, Attempt, Fleet
 
 
