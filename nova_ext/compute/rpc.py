@@ -59,8 +59,12 @@ class ComputeAPI(agents.ComputeAPI):
         ):
             if not remembered:
                 raise
-            self._hosts.forget(volume_id)
-            now, _ = self._hosts.find(volume_id)
+            # NOTE: that Cinder cannot be asked now is not why it failed, and
+            # who asks again is to reach whom he has asked.
+            try:
+                now = self._hosts.ask(volume_id)
+            except exception.Unavailable:
+                now = host
             if now == host:
                 raise
         return self._bus.call(now, method, arguments, timeout)
@@ -96,17 +100,20 @@ class _Hosts:
             host, end = self._known.get(volume_id, ('', 0.0))
         if now < end:
             return host, True
+        return self.ask(volume_id), False
+
+    def ask(self, volume_id: str) -> str:
+        """The host as Cinder says now.
+
+        :raises: as of :meth:`find`
+        """
         host = self._ask(volume_id)
         with self._lock:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            self._known[volume_id] = host, now + self._seconds
-        return host, False
-
-    def forget(self, volume_id: str) -> None:
-        """Ask Cinder the next time."""
-        with self._lock:
-            self._known.pop(volume_id, None)
+            end = time.monotonic() + self._seconds
+            self._known[volume_id] = host, end
+        return host
 
     def _ask(self, volume_id: str) -> str:
         try:

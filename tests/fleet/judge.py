@@ -74,7 +74,7 @@ def judge(fleet: Fleet, end: bool = False) -> Verdict:
 
 def _doubled(share: FleetShare) -> list[str]:
     found = []
-    calls = share.tell_calls()
+    calls = share.front.calls
     starts = _starts(share.host.post.records())
     ends = [call.began for call in calls[1:]] + [float('inf')]
     for call, end in zip(calls, ends, strict=True):

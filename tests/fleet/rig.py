@@ -143,28 +143,29 @@ class Attempt(threading.Thread):
         except Exception as error:
             self.error = error
 
+    def wait(self) -> None:
+        """Wait for the end."""
+        self.join(_PATIENCE)
+        assert not self.is_alive(), 'Cinder waits for ever'
+
     def end(self) -> Any:
         """Wait for the end, which must be a success; its result."""
-        self._wait()
+        self.wait()
         if self.error is not None:
             raise self.error
         return self.result
 
     def refusal(self) -> Refused:
         """Wait for the end, which must be a refusal of ours."""
-        self._wait()
+        self.wait()
         assert isinstance(self.error, Refused), self.error
         return self.error
 
     def failure(self) -> Exception:
         """Wait for the end, which must be a failure of any kind."""
-        self._wait()
+        self.wait()
         assert self.error is not None
         return self.error
-
-    def _wait(self) -> None:
-        self.join(_PATIENCE)
-        assert not self.is_alive(), 'Cinder waits for ever'
 
 
 class FleetHost(CrashHost):
@@ -188,7 +189,6 @@ class FleetHost(CrashHost):
             directory,
             libvirtd,
             settle=_SETTLE,
-            reply_wait=REPLY_WAIT,
             **options,
         )
         self.name = name
@@ -273,10 +273,6 @@ class FleetHost(CrashHost):
         """Have the agent die the next time it passes a point."""
         self.arm(crash_plan.Plan(point, **plan))
 
-    def slow_merges(self, bandwidth: int = 1 << 18) -> None:
-        """Have merges last from now on, and nobody die."""
-        self.arm(crash_plan.Plan(bandwidth=bandwidth))
-
     def wait_killed(self) -> None:
         """Wait until the agent is dead."""
         wait_for(self.killed, f'{self.name} is not killed: {self.passed()}')
@@ -305,20 +301,52 @@ class FleetShare(CrashShare):
         """Whom Cinder asks."""
         return self.host.api
 
-    def tell_calls(self) -> list[Call]:
-        """What was asked for this volume, oldest first."""
-        return self.front.calls
+    @property
+    def last_call(self) -> Call:
+        """What Cinder asked last for this volume."""
+        return self.front.calls[-1]
+
+
+class StillMerge:
+    """The deletion of the newest snapshot, whose merge stands still.
+
+    :ivar cinder: what waits for it
+    """
+
+    def __init__(self, share: FleetShare) -> None:
+        self._share = share
+        guest = share.host.guest
+        # More than a merge moves at once.
+        guest.wait_reported(guest.reported() + 300)
+        self.snapshot_id = share.create()
+        share.host.arm(crash_plan.Plan(bandwidth=1))
+        self.cinder = Attempt(share.delete, self.snapshot_id)
+        share.host.wait_passed('after pull')
+        share.host.post.disarm()
+        assert guest.domain.blockJobInfo(guest.target)
+
+    def let_go(self) -> None:
+        """It goes on now."""
+        guest = self._share.host.guest
+        guest.domain.blockJobSetSpeed(guest.target, 0)
 
 
 class Fleet:
     """It runs inside the `with` block.
 
-    :param auth: of Cinder
+    :param cinder_auth: of Cinder
+    :param reply_wait: seconds, of the API and of the agents
     :ivar cable: between the API workers and the broker
     """
 
-    def __init__(self, bus: RabbitMQ, cinder_auth: str = 'none') -> None:
+    def __init__(
+        self,
+        bus: RabbitMQ,
+        cinder_auth: str = 'none',
+        reply_wait: float = REPLY_WAIT,
+    ) -> None:
         self.bus = bus
+        self._reply_wait = reply_wait
         self.double = CinderDouble(cinder_auth)
         self.shares: list[FleetShare] = []
 
@@ -343,7 +371,12 @@ class Fleet:
         for name in NAMES:
             libvirtd = enter(PrivateLibvirtd(enter(short_directory())))
             host = FleetHost(
-                enter(short_directory()), libvirtd, name, self.bus, self.double
+                enter(short_directory()),
+                libvirtd,
+                name,
+                self.bus,
+                self.double,
+                reply_wait=self._reply_wait,
             )
             self.prepare(host)
             enter(host.running())
@@ -370,7 +403,7 @@ class Fleet:
             'DEFAULT': {'transport_url': url_through(cable or self.cable)},
             'oslo_messaging_rabbit': _RECONNECT,
             'nova_ext': {'auth_strategy': 'noauth', 'compute_api': 'rpc'},
-            'nova_ext_agent': {'reply_wait': REPLY_WAIT},
+            'nova_ext_agent': {'reply_wait': self._reply_wait},
             'nova_ext_rpc': {'silence': SILENCE},
             'nova_ext_cinder': {
                 'auth_type': 'none',
