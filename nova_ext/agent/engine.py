@@ -160,7 +160,7 @@ class Engine:
         chain = self._hypervisor.look(run.job)
         if chain is transition.Chain.RUNNING:
             self._show_progress(run)
-        now = time.time()
+        now, settled = time.time(), time.monotonic() >= run.settled_at
         # NOTE: an operator may have asked for its end meanwhile.
         job = run.job
         if run.cancelled:
@@ -168,7 +168,7 @@ class Engine:
                 job, cancelled=True, reason='an operator cancelled it'
             )
         return self._enter(
-            run, *transition.looked(job, chain, now, now >= run.settled_at)
+            run, *transition.looked(job, chain, now, settled)
         )
 
     def _show_progress(self, run: Run) -> None:
@@ -229,7 +229,7 @@ class Engine:
         try:
             self._hypervisor.start(run.job)
         except exception.HypervisorUnavailable as error:
-            run.settled_at = time.time() + SETTLE_SECONDS
+            run.settled_at = time.monotonic() + SETTLE_SECONDS
             return str(error)
         except exception.NovaExtException as error:
             if isinstance(error, exception.Invalid):

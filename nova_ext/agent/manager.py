@@ -64,7 +64,7 @@ class Manager:
     def start(self) -> None:
         """Take up what a former process left, and sweep from now on."""
         self._hypervisor.check()
-        settled_at = time.time() + engine.SETTLE_SECONDS
+        settled_at = time.monotonic() + engine.SETTLE_SECONDS
         for found in self._journal.unfinished():
             job, action = transition.recovered(found)
             LOG.info('Recovering %s', agent_job.describe(job))

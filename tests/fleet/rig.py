@@ -119,8 +119,10 @@ class Front:
         call.ended = time.monotonic()
         call.status = answer.status_code
         if answer.status_code >= 400:
-            ((_, fault),) = answer.json().items()
-            call.message = fault['message']
+            call.message = answer.text
+            with contextlib.suppress(ValueError, AttributeError, KeyError):
+                ((_, fault),) = answer.json().items()
+                call.message = fault['message']
             raise Refused(answer.status_code, call.message)
 
 
@@ -346,6 +348,11 @@ class Fleet:
         reply_wait: float = REPLY_WAIT,
     ) -> None:
         self.bus = bus
+        # Of agents and workers, and of workers alone.
+        self.credentials: dict[str, Any] = {}
+        self.door: dict[str, dict[str, Any]] = {
+            'nova_ext': {'auth_strategy': 'noauth'}
+        }
         self._reply_wait = reply_wait
         self.double = CinderDouble(cinder_auth)
         self.shares: list[FleetShare] = []
@@ -378,19 +385,20 @@ class Fleet:
                 self.double,
                 reply_wait=self._reply_wait,
             )
-            self.prepare(host)
+            host.credentials = self.credentials
             enter(host.running())
             host.api = Front(self.workers.url)
             self.shares.append(FleetShare(host, limit=120.0))
         self.double.clear_faults()
         for share in self.shares:
             self.double.answer_with(500, times=None, when=share.watch)
+        self.first_tokens()
         for share in self.shares:
             # Each has something below, that must not change any more.
             share.create()
 
-    def prepare(self, host: FleetHost) -> None:
-        """What a kind of fleet sets before a host starts."""
+    def first_tokens(self) -> None:
+        """Have Cinder say who it is, where that is asked."""
 
     def new_workers(
         self, name: str, cable: Cable | None = None, **groups: dict[str, Any]
@@ -402,17 +410,19 @@ class Fleet:
         options = {
             'DEFAULT': {'transport_url': url_through(cable or self.cable)},
             'oslo_messaging_rabbit': _RECONNECT,
-            'nova_ext': {'auth_strategy': 'noauth', 'compute_api': 'rpc'},
+            'nova_ext': {'compute_api': 'rpc'},
             'nova_ext_agent': {'reply_wait': self._reply_wait},
             'nova_ext_rpc': {'silence': SILENCE},
             'nova_ext_cinder': {
                 'auth_type': 'none',
                 'endpoint': self.double.endpoint,
                 'timeout': 5,
+                **self.credentials,
             },
         }
-        for group, values in groups.items():
-            options[group] = {**options.get(group, {}), **values}
+        for more in (self.door, groups):
+            for group, values in more.items():
+                options[group] = {**options.get(group, {}), **values}
         return Workers(self._directory / name, options)
 
     @contextlib.contextmanager

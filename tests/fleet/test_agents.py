@@ -4,11 +4,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from tests.fixtures.cinder import Attachment
-from tests.fleet.rig import REPLY_WAIT, Attempt, Fleet
+from tests.fixtures.rabbitmq import RabbitMQ
+from tests.fleet.conftest import Count, last_look
+from tests.fleet.rig import Attempt, Fleet
+
+# In which an agent surely comes back.
+_REPLY_WAIT = 15.0
+
+
+@pytest.fixture(scope='module')
+def fleet(bus: RabbitMQ, count: Count) -> Iterator[Fleet]:
+    """One that can wait for an agent."""
+    with Fleet(bus, reply_wait=_REPLY_WAIT) as fleet:
+        yield fleet
+        last_look(fleet, count)
 
 
 @pytest.mark.parametrize(
@@ -72,31 +86,32 @@ def test_what_waits_for_an_agent_that_is_stopped_starts_in_time(
     mine.end()
 
 
-def test_what_waits_for_an_agent_that_is_down_starts_never(
+def test_what_waits_for_agents_that_are_down_starts_never(
     fault: Fleet,
 ) -> None:
     share, other = fault.shares
-    snapshot_id = share.create()
-    share.host.stop_agent()
+    its_id = other.create()
+    for one in fault.shares:
+        one.host.wait_final()
+        one.host.stop_agent()
+    jobs = [one.host.states() for one in fault.shares]
     try:
-        mine = Attempt(share.create)
-        other.create()
-        refusal = mine.refusal()
-        assert refusal.status == 503
-        assert share.host.name in refusal.message
-        assert 'nova-ext-agent' in refusal.message
-        mine = Attempt(share.delete, snapshot_id)
-        assert mine.refusal().status == 503
-        jobs = share.host.states()
+        asked = Attempt(share.create), Attempt(other.delete, its_id)
+        for one, attempt in zip(fault.shares, asked, strict=True):
+            refusal = attempt.refusal()
+            assert refusal.status == 503
+            assert one.host.name in refusal.message
+            assert 'nova-ext-agent' in refusal.message
     finally:
         # All that was asked is in the queue, or has expired there.
-        share.host.start_agent()
-    share.delete(share.create())
-    # The one that was refused last is what Cinder thinks that it is.
-    assert share.host.states()[len(jobs) :] == ['DONE', 'DONE']
-    assert fault.double.snapshots[snapshot_id].status == 'error_deleting'
-    share.reset(snapshot_id)
-    share.delete(snapshot_id)
+        for one in fault.shares:
+            one.host.start_agent()
+    share.create()
+    other.reset(its_id)
+    other.delete(its_id)
+    for one, before in zip(fault.shares, jobs, strict=True):
+        one.host.wait_final()
+        assert one.host.states()[len(before) :] == ['DONE']
 
 
 def test_an_agent_that_was_never_there_is_said_to_be(fault: Fleet) -> None:
@@ -116,5 +131,5 @@ def test_an_agent_that_was_never_there_is_said_to_be(fault: Fleet) -> None:
     assert 'host-z' in refusal.message
     assert 'never listened' in refusal.message
     # Nobody can have it, so nothing is waited for.
-    assert time.monotonic() - began < REPLY_WAIT
+    assert time.monotonic() - began < _REPLY_WAIT
     share.create()

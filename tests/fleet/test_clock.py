@@ -38,6 +38,7 @@ def test_where_clocks_differ_nothing_is_begun(
     share, other = fault.shares
     snapshot_id = share.create()
     clock = fault.workers.clock if who == 'api' else share.host.clock
+    share.host.wait_final()
     jobs = share.host.states()
     with wrong(clock, seconds):
         if who == 'agent':

@@ -204,6 +204,18 @@ def test_a_token_without_the_role_is_told_404_or_403() -> None:
         assert _row(double) == ('creating', '7%')
 
 
+def test_a_clock_that_was_set_back_holds_nothing_up(
+    double: CinderDouble, client: cinder.Cinder
+) -> None:
+    before = time.time() - 3600
+    with (
+        mock.patch.object(time, 'time', autospec=True, return_value=before),
+        mock.patch.object(time, 'sleep', autospec=True) as sleep,
+    ):
+        assert client.show(SNAPSHOT) is not None
+    assert not sleep.called
+
+
 def test_options_that_cannot_be_used_are_said_to_be(
     double: CinderDouble,
 ) -> None:

@@ -770,6 +770,16 @@ def test_what_was_asked_may_still_be_done(
         engine.wait_for_state(State.FAILED, State.DONE)
 
 
+def test_that_wait_does_not_go_by_the_wall_clock(path: pathlib.Path) -> None:
+    begun, ahead = time.monotonic(), time.time() + 100
+    with (
+        mock.patch.object(time, 'time', autospec=True, return_value=ahead),
+        _running(path, before=(_left(State.RUNNING),)) as engine,
+    ):
+        engine.wait_for_state(State.FAILED)
+        assert time.monotonic() - begun >= 0.4
+
+
 @pytest.mark.parametrize(
     ('succeeded', 'word', 'end'),
     [(True, 'done', State.DONE), (False, 'error', State.FAILED)],
