@@ -33,7 +33,6 @@ def test_a_request_into_a_cut_network_is_never_begun(
             # Nobody else's is cut.
             other.create()
         refusal = mine.refusal()
-        print(time.monotonic() - began, refusal)
         assert refusal.status == 503
         assert time.monotonic() - began < _LIMIT
     # What was sent into it arrives now.

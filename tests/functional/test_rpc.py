@@ -400,7 +400,7 @@ def test_what_is_no_request_is_refused_in_one_line(
 def test_the_status_is_all_that_can_be_seen(agent: BusAgent) -> None:
     reply = _send('status', {})
     assert wire.parse_reply(reply) == STATUS
-    assert set(reply) == {'result', 'agent', 'understands'}
+    assert set(reply) == {'result', 'agent', 'understands', 'settled'}
 
 
 # Another version at the other end.
