@@ -167,9 +167,7 @@ class Engine:
             job = dataclasses.replace(
                 job, cancelled=True, reason='an operator cancelled it'
             )
-        return self._enter(
-            run, *transition.looked(job, chain, now, settled)
-        )
+        return self._enter(run, *transition.looked(job, chain, now, settled))
 
     def _show_progress(self, run: Run) -> None:
         try:

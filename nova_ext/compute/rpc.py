@@ -56,15 +56,16 @@ class ComputeAPI(agents.ComputeAPI):
         except (
             exception.VolumeNotAttached,
             exception.HostUnavailable,
-        ):
+        ) as error:
             if not remembered:
                 raise
-            # NOTE: that Cinder cannot be asked now is not why it failed, and
-            # who asks again is to reach whom he has asked.
             try:
                 now = self._hosts.ask(volume_id)
-            except exception.Unavailable:
-                now = host
+            except exception.Unavailable as unknown:
+                # NOTE: who asks again is to reach whom he has asked.
+                if isinstance(error, exception.Unavailable):
+                    raise error from None
+                raise unknown
             if now == host:
                 raise
         return self._bus.call(now, method, arguments, timeout)
