@@ -15,10 +15,10 @@ from tests.crash import judge as crash_judge
 from tests.crash import plan as crash_plan
 from tests.crash.operations import RUNNING
 from tests.crash.plan import Passed
-from tests.fleet.rig import Call, Fleet, FleetShare
+from tests.fleet.rig import Fleet, FleetShare
 
 _STARTS = ('before snapshot', 'before pull', 'before commit')
-_DONE = '90%'
+_DOING = {'create': 'creating', 'delete': 'deleting'}
 
 
 @dataclasses.dataclass
@@ -84,31 +84,18 @@ def _doubled(share: FleetShare) -> list[str]:
         refused = call.status is None or call.status >= 400
         if refused and any(start > call.ended for start in mine):
             found.append(f'started after the answer to {call}')
-    for snapshot_id, mine in _by_snapshot(calls).items():
-        done = [
-            report
-            for report, _ in itertools.groupby(
-                share.host.double.history(snapshot_id, applied=True)
-            )
-            if report[1] == _DONE
-        ]
+    for snapshot_id in {call.snapshot_id for call in calls}:
+        history = share.host.double.history(snapshot_id, applied=True)
         # NOTE: a report whose answer was lost is sent again.
-        allowed = {call.operation for call in mine}
-        for operation, status in (
-            ('create', 'creating'),
-            ('delete', 'deleting'),
-        ):
-            times = done.count((status, _DONE))
-            asked = sum(call.operation == operation for call in mine)
-            if times > (asked if operation in allowed else 0):
-                found.append(f'{status} {_DONE} {times} times, {snapshot_id}')
-    return found
-
-
-def _by_snapshot(calls: list[Call]) -> dict[str, list[Call]]:
-    found: dict[str, list[Call]] = {}
-    for call in calls:
-        found.setdefault(call.snapshot_id, []).append(call)
+        told = [report for report, _ in itertools.groupby(history)]
+        for operation, status in _DOING.items():
+            asked = sum(
+                (call.operation, call.snapshot_id) == (operation, snapshot_id)
+                for call in calls
+            )
+            times = told.count((status, '90%'))
+            if times > asked:
+                found.append(f'{status} 90% {times} times, {snapshot_id}')
     return found
 
 

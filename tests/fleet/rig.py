@@ -32,6 +32,8 @@ from tests.fixtures.rabbitmq import RabbitMQ
 from tests.fixtures.serve import write_config
 from tests.fleet.processes import Agent, Workers
 
+# Whether there is time for what is much like something else, too.
+LONG = bool(os.environ.get('NOVA_EXT_FLEET_LONG'))
 # Short, for the sake of the time that the tests take; in seconds.
 REPLY_WAIT, SILENCE = 6.0, 2
 # As the short form of the crash matrix has it.

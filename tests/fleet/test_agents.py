@@ -11,7 +11,7 @@ import pytest
 from tests.fixtures.cinder import Attachment
 from tests.fixtures.rabbitmq import RabbitMQ
 from tests.fleet.conftest import Count, last_look
-from tests.fleet.rig import Attempt, Fleet
+from tests.fleet.rig import LONG, Attempt, Fleet
 
 # In which an agent surely comes back.
 _REPLY_WAIT = 15.0
@@ -28,10 +28,9 @@ def fleet(bus: RabbitMQ, count: Count) -> Iterator[Fleet]:
 @pytest.mark.parametrize(
     'point',
     [
-        'before request',
         'before journal PENDING',
         'after snapshot',
-        'after deliver',
+        *(['before request', 'after deliver'] if LONG else []),
     ],
 )
 def test_an_agent_killed_in_a_creation_comes_back(
@@ -59,7 +58,9 @@ def test_an_agent_killed_as_it_accepts_has_not_begun(fault: Fleet) -> None:
     share.create()
 
 
-@pytest.mark.parametrize('point', ['before request', 'after pull'])
+@pytest.mark.parametrize(
+    'point', ['after pull', *(['before request'] if LONG else [])]
+)
 def test_an_agent_killed_in_a_deletion_comes_back(
     fault: Fleet, point: str
 ) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 
@@ -13,10 +12,10 @@ import pytest
 from tests.fixtures.cinder import Request
 from tests.fixtures.rabbitmq import RabbitMQ
 from tests.fleet.conftest import Count, last_look
-from tests.fleet.rig import Attempt, Fleet, StillMerge
+from tests.fleet.rig import LONG, Attempt, Fleet, StillMerge
 
-# Of a Cinder that is away for minutes, unless a longer one is wanted.
-_AWAY = float(os.environ.get('NOVA_EXT_FLEET_AWAY', '20'))
+# Seconds; longer than the longest pause between two attempts.
+_AWAY = 180 if LONG else 20
 
 # In which an agent surely comes back.
 _REPLY_WAIT = 20.0
