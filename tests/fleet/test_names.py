@@ -50,6 +50,7 @@ class Second:
         assert 'another agent answers' in said
         assert '[nova_ext_agent] host' in said
         assert not self.listens()
+        assert 'Accepted' not in said
 
 
 @contextlib.contextmanager
