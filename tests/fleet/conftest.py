@@ -80,14 +80,13 @@ def _pronounce(verdict: Verdict, fleet: Fleet, count: Count) -> None:
     assert verdict == Verdict(), f'{verdict}\n{fleet.logs()}'
 
 
-@pytest.hookimpl(tryfirst=True, wrapper=True)
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Show the logs of a fleet in which something failed."""
-    report = yield
+    report = (yield).get_result()
     fleet = getattr(item, 'funcargs', {}).get('fault')
     if report.failed and fleet is not None and report.when == 'call':
         report.sections.append(('logs of the fleet', fleet.logs()))
-    return report
 
 
 # Outside of all others: the root's prints a last line, too.
