@@ -60,11 +60,6 @@ def fleet(bus: RabbitMQ, count: Count) -> Iterator[Fleet]:
 @pytest.fixture
 def fault(fleet: Fleet, count: Count) -> Iterator[Fleet]:
     """A fleet that a test has a fault in; after it all is judged."""
-    yield from judged(fleet, count)
-
-
-def judged(fleet: Fleet, count: Count) -> Iterator[Fleet]:
-    """One fault more."""
     count.faults += 1
     yield fleet
     _pronounce(judge(fleet), fleet, count)
