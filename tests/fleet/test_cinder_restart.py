@@ -97,7 +97,9 @@ def test_killed_during_a_commit_which_is_deleted_again(
     disk.let_go()
     wait('it', lambda: MERGED in cinder_fleet.cinder.history(older))
     cinder_fleet.cinder.start('volume')
+    # What waited for the report is gone, and its row stays as it is.
     disk.hypervisor.wait_for_state(older, 'CONFIRMING')
+    assert disk.client.status('snapshot', older) == 'deleting'
     disk.delete_again(older)
 
 
