@@ -43,7 +43,7 @@ class Control:
         self._rollbacks = rollbacks
 
     def job_list(self, everything: bool = False) -> list[dict[str, Any]]:
-        """The jobs that are not over, the oldest first; or all of them."""
+        """The jobs that are not over or need an operator; or all of them."""
         return [_shown(job) for job in self._journal.jobs(everything)]
 
     def job_show(self, job_id: int) -> dict[str, Any]:

@@ -34,6 +34,10 @@ CREATE INDEX jobs_by_state ON jobs (state);
 """
 
 _MERGED = (agent_job.State.DONE, agent_job.State.UNCLAIMED)
+_NEEDY = (agent_job.State.ORPHANED, agent_job.State.UNCLAIMED)
+_UNFINISHED = tuple(
+    state for state in agent_job.State if state not in agent_job.FINAL
+)
 _READ = 'id, snapshot_id, volume_id, operation, state, document'
 _COLUMNS = ('snapshot_id', 'volume_id', 'operation', 'state')
 
@@ -111,10 +115,21 @@ class Journal:
         return jobs[0] if jobs else None
 
     def jobs(self, everything: bool) -> list[agent_job.Job]:
-        """Every job, or those that are not over; the oldest first."""
-        if not everything:
-            return self.unfinished()
-        return self._select('1 ORDER BY id', ())
+        """Every job, or those that are not over or need an operator.
+
+        The oldest first. What was asked for again is seen there instead.
+        """
+        if everything:
+            return self._select('1 ORDER BY id', ())
+        states = (*_UNFINISHED, *_NEEDY)
+        return self._select(
+            f'state IN {_in(states)} AND (state NOT IN {_in(_NEEDY)}'  # noqa: S608
+            ' OR NOT EXISTS (SELECT 1 FROM jobs AS later WHERE'
+            ' later.snapshot_id = jobs.snapshot_id AND'
+            ' later.operation = jobs.operation AND later.id > jobs.id))'
+            ' ORDER BY id',
+            tuple(state.value for state in (*states, *_NEEDY)),
+        )
 
     def merged(self, snapshot_id: str) -> agent_job.Job | None:
         """The last job that merged a snapshot away; None if none did."""
@@ -147,12 +162,9 @@ class Journal:
 
     def unfinished(self) -> list[agent_job.Job]:
         """Every job that is not over, the oldest first."""
-        states = [
-            state for state in agent_job.State if state not in agent_job.FINAL
-        ]
         return self._select(
-            f'state IN {_in(states)} ORDER BY id',
-            tuple(state.value for state in states),
+            f'state IN {_in(_UNFINISHED)} ORDER BY id',
+            tuple(state.value for state in _UNFINISHED),
         )
 
     def forget(self, volumes: set[str], before: float) -> int:

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     ).add_subparsers(required=True, metavar='VERB', dest='verb')
     add = {}
     for verb, text in (
-        ('list', 'those that are not over'),
+        ('list', 'those that are not over, or need you'),
         ('show', 'one, with all that is known of it'),
         ('watch', 'how far a merge is, until it is over'),
         ('cancel', 'end a merge; the snapshot must be deleted again'),

@@ -50,6 +50,16 @@ def test_states_say_who_may_touch_and_what_is_over(
     assert journal.count(state) == 1
 
 
+def test_what_an_operator_must_see_is_listed(path: pathlib.Path) -> None:
+    journal = Journal(path)
+    orphan = journal.add(jobs.create(state=State.ORPHANED))
+    journal.add(jobs.delete(state=State.UNCLAIMED))
+    again = journal.add(jobs.delete())
+    journal.add(jobs.create(snapshot_id='other', state=State.DONE))
+    assert journal.jobs(everything=False) == [orphan, again]
+    assert len(journal.jobs(everything=True)) == 4
+
+
 def test_it_is_durable_and_has_a_version(path: pathlib.Path) -> None:
     journal = Journal(path)
     pragma = journal._database.execute
