@@ -60,6 +60,7 @@ def test_killed_before_a_switch_that_is_made_and_rolled_back(
     cinder_fleet.cinder.start('volume')
     disk.failed(snapshot)
     orphan = disk.hypervisor.wait_for_state(snapshot, 'ORPHANED')
+    assert f'{orphan} ORPHANED' in disk.hypervisor.manage('job', 'list')
     # Nothing is built on what Cinder does not count.
     another = disk.begin()
     disk.failed(another)
