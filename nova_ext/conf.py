@@ -113,6 +113,7 @@ agent_opts = [
     cfg.FloatOpt(
         'reply_wait',
         default=20.0,
+        mutable=True,
         min=0.1,
         max=300.0,
         help='Seconds that a request waits for its job to be reported; after '
@@ -123,6 +124,7 @@ agent_opts = [
     cfg.StrOpt(
         'quiesce',
         default='auto',
+        mutable=True,
         choices=[
             ('auto', 'freeze file systems if the guest agent answers'),
             ('required', 'refuse the snapshot if they cannot be frozen'),
@@ -133,12 +135,14 @@ agent_opts = [
     cfg.FloatOpt(
         'freeze_limit',
         default=10.0,
+        mutable=True,
         min=1.0,
         help='Seconds after which a frozen guest is thawed come what may.',
     ),
     cfg.IntOpt(
         'bandwidth',
         default=0,
+        mutable=True,
         min=0,
         help='MiB per second that one merge may read and write; 0 for no '
         'limit. "nova-ext-manage job limit" changes it while a merge runs.',
@@ -146,6 +150,7 @@ agent_opts = [
     cfg.FloatOpt(
         'file_timeout',
         default=5.0,
+        mutable=True,
         min=0.1,
         help='Seconds that a look at a file of a share may take. After them '
         'the share counts as hung and requests for it are refused.',
@@ -153,6 +158,7 @@ agent_opts = [
     cfg.IntOpt(
         'create_deadline',
         default=570,
+        mutable=True,
         min=10,
         help='Seconds from a request to create a snapshot until Cinder must '
         'have its report. Cinder itself gives up after 600.',
@@ -160,6 +166,7 @@ agent_opts = [
     cfg.IntOpt(
         'delete_deadline',
         default=7000,
+        mutable=True,
         min=10,
         help='Seconds from a request to delete a snapshot until its merge is '
         'cancelled. Cinder itself gives up after 7200.',
@@ -167,6 +174,7 @@ agent_opts = [
     cfg.BoolOpt(
         'cancel_late',
         default=True,
+        mutable=True,
         help='Whether a merge is cancelled at delete_deadline. If it is not, '
         'Cinder will have given up when the merge is done, and take note of '
         'it when its administrator resets the snapshot and it is deleted '
@@ -179,6 +187,16 @@ agent_opts = [
         help='Days for which jobs that are over are remembered after the '
         'instances of this host have lost the volume. As long as one has it, '
         'nothing is forgotten: a repeated request is recognised by it.',
+    ),
+    cfg.FloatOpt(
+        'stop_wait',
+        default=20.0,
+        mutable=True,
+        min=0.0,
+        max=300.0,
+        help='Seconds for which an agent that was told to stop still works '
+        'for those who wait for an answer. After them they are answered as '
+        'after reply_wait, and the next agent goes on with their jobs.',
     ),
 ]
 

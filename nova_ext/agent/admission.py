@@ -26,6 +26,8 @@ T = TypeVar('T')
 class Admission:
     """The checks of design §3 and §4.
 
+    The parameters that are no objects may change while it works.
+
     :param create_limit: seconds from acceptance until a create must be over
     :param delete_limit: the same for a delete
     :param cancel_late: whether a delete is cancelled after its limit
@@ -43,10 +45,10 @@ class Admission:
     ) -> None:
         self._host = virt_host
         self._files = files
-        self._create_limit = create_limit
-        self._delete_limit = delete_limit
-        self._cancel_late = cancel_late
-        self._quiesce_mode = quiesce_mode
+        self.create_limit = create_limit
+        self.delete_limit = delete_limit
+        self.cancel_late = cancel_late
+        self.quiesce_mode = quiesce_mode
 
     def create(
         self, volume_id: str, create_info: dict[str, Any], now: float
@@ -59,7 +61,7 @@ class Admission:
         stored = self._check_state(
             volume_id, attachment, 'volume_snapshot_create'
         )
-        quiesce.check(self._quiesce_mode, attachment.domain, stored)
+        quiesce.check(self.quiesce_mode, attachment.domain, stored)
         disk = attachment.disk
         new_file = create_info['new_file']
         active = disk.layers[0]
@@ -88,7 +90,7 @@ class Admission:
             before=before,
             after=(new_path, *before),
             accepted_at=now,
-            deadline=now + self._create_limit,
+            deadline=now + self.create_limit,
             stored=stored,
         )
 
@@ -130,8 +132,8 @@ class Admission:
             before=before,
             after=merge.wanted(volume_id, before, request),
             accepted_at=now,
-            deadline=now + self._delete_limit,
-            patient=not self._cancel_late,
+            deadline=now + self.delete_limit,
+            patient=not self.cancel_late,
             stored=stored,
             process='' if stored else attachment.guest.process(),
         )
@@ -157,7 +159,7 @@ class Admission:
             target=attachment.disk.target,
             after=seen.headers if stored else seen.domain,
             accepted_at=now,
-            deadline=now + self._delete_limit,
+            deadline=now + self.delete_limit,
             stored=stored,
             merged=True,
             flushed=True,
@@ -195,7 +197,7 @@ class Admission:
             before=seen.domain,
             after=seen.domain[1:],
             accepted_at=now,
-            deadline=now + self._delete_limit,
+            deadline=now + self.delete_limit,
             stored=False,
             process=attachment.guest.process(),
             state=State.PENDING,

@@ -25,6 +25,8 @@ LOG = logging.getLogger(__name__)
 class Hypervisor:
     """The guests of this host, as far as jobs concern them.
 
+    The parameters that are no objects may change while it works.
+
     :param quiesce_mode: see :mod:`nova_ext.agent.quiesce`
     :param freeze_limit: seconds that a guest may stay frozen
     :param bandwidth: MiB/s that a merge may do; 0 for no limit
@@ -40,9 +42,9 @@ class Hypervisor:
     ) -> None:
         self._host = virt_host
         self._files = files
-        self._quiesce_mode = quiesce_mode
-        self._freeze_limit = freeze_limit
-        self._bandwidth = bandwidth
+        self.quiesce_mode = quiesce_mode
+        self.freeze_limit = freeze_limit
+        self.bandwidth = bandwidth
 
     def check(self) -> None:
         """:raises: :class:`nova_ext.exception.HypervisorUnavailable`"""
@@ -136,12 +138,12 @@ class Hypervisor:
             )
         if job.kind is Kind.PULL:
             base = job.after[1] if len(job.after) > 1 else None
-            found.pull(job.target, base, self._bandwidth)
+            found.pull(job.target, base, self.bandwidth)
         else:
             (doomed,) = job.doomed
             base = job.before[job.before.index(doomed) + 1]
             top = None if job.kind is Kind.ACTIVE else doomed
-            found.commit(job.target, base, top, self._bandwidth)
+            found.commit(job.target, base, top, self.bandwidth)
 
     def progress(self, job: Job) -> tuple[int, int] | None:
         """Bytes done and bytes in all of a job's block job, if it has one.
@@ -183,7 +185,7 @@ class Hypervisor:
             disk.target for disk in domain.disks if disk.target != job.target
         ]
         with quiesce.quiesced(
-            found, domain, self._quiesce_mode, self._freeze_limit
+            found, domain, self.quiesce_mode, self.freeze_limit
         ):
             found.snapshot(job.target, job.after[0], others)
 

@@ -73,7 +73,7 @@ class Intake:
         :param not_after: wall-clock seconds after which nothing is started
         :raises: :class:`nova_ext.exception.Unavailable`
         """
-        if self._sweeper.stopping:
+        if self._sweeper.closing:
             raise exception.AgentBusy(reason='it is about to stop')
         if time.time() > not_after:
             raise exception.RequestExpired(snapshot_id=job.snapshot_id)

@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 class Manager:
     """The jobs of this host.
 
-    :param reply_wait: seconds that a request waits for its job
+    :param reply_wait: seconds that a request waits for its job; may change
     :param history: see :class:`nova_ext.agent.engine.Engine`
     """
 
@@ -49,7 +49,7 @@ class Manager:
         self._admission = admission
         self._journal = journal
         self._reports = reports
-        self._reply_wait = reply_wait
+        self.reply_wait = reply_wait
         self._engine = engine.Engine(hypervisor, journal, reports, history)
         self._sweeper = agent_sweeper.Sweeper(self._engine.step)
         self._intake = agent_intake.Intake(journal, self._sweeper)
@@ -71,6 +71,10 @@ class Manager:
             self._journal.update(job)
             self._sweeper.add(Run(job, action, settled_at))
         self._sweeper.start()
+
+    def hurry(self) -> None:
+        """Answer those who wait now, as if their time were over."""
+        self._sweeper.hurry()
 
     def stop(self) -> None:
         """Begin no further step; what is unfinished is in the journal."""
@@ -215,7 +219,8 @@ class Manager:
 
     def _wait(self, run: Run) -> None:
         """Wait for the answer to a request; returning means yes."""
-        if not run.answered.wait(self._reply_wait):
+        answered = run.answered.wait(self.reply_wait)
+        if run.hurried or not answered:
             with run.lock:
                 run.abandoned = run.job.state is State.PENDING
             if run.abandoned:

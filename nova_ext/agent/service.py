@@ -11,8 +11,10 @@ import importlib
 import logging
 import os
 import pathlib
+import queue
 import socketserver
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from oslo_config import cfg
@@ -25,11 +27,16 @@ from nova_ext.agent import (
     journal,
     manager,
     reporter,
+    systemd,
     wire,
 )
 from nova_ext.virt import host, image
 
 LOG = logging.getLogger(__name__)
+
+_STOP, _RELOAD = 'stop', 'reload'
+# Seconds, after those for who waits, for the steps of jobs that are under way.
+_END_SECONDS = 20.0
 
 
 class StartFailed(RuntimeError):
@@ -78,37 +85,41 @@ class Service:
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         options = conf.nova_ext_agent
-        self._stopping = threading.Event()
+        self._conf = conf
+        self._stop_wait = options.stop_wait
+        # NOTE: a signal handler may put something into this kind of queue.
+        self._orders: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._socket = options.socket
         self._state_dir = pathlib.Path(options.state_dir)
         # NOTE: the order of a start: lock, journal, connect, recover, and
         # only then serve (design §4).
         self._lock = self._take_lock()
         self._journal = journal.Journal(self._state_dir / 'journal.sqlite')
-        files = image.Files(options.file_timeout)
+        self._files = image.Files(options.file_timeout)
         self._host = host.Host(options.libvirt_uri, self._wake)
+        self._hypervisor = hypervisor.Hypervisor(
+            self._host,
+            self._files,
+            options.quiesce,
+            options.freeze_limit,
+            options.bandwidth,
+        )
+        self._admission = admission.Admission(
+            self._host,
+            self._files,
+            options.create_deadline,
+            options.delete_deadline,
+            options.cancel_late,
+            options.quiesce,
+        )
         self._manager = manager.Manager(
-            hypervisor.Hypervisor(
-                self._host,
-                files,
-                options.quiesce,
-                options.freeze_limit,
-                options.bandwidth,
-            ),
-            admission.Admission(
-                self._host,
-                files,
-                options.create_deadline,
-                options.delete_deadline,
-                options.cancel_late,
-                options.quiesce,
-            ),
+            self._hypervisor,
+            self._admission,
             self._journal,
             self._reports(conf),
             options.reply_wait,
             options.history_days * 86400.0,
         )
-
         self._dispatcher = dispatch.Dispatcher(self._manager)
         self._failure = ''
         self._bus = self._join_bus(conf) if options.rpc else None
@@ -121,31 +132,84 @@ class Service:
         """
         self._manager.start()
         self._server = self._listen()
-        LOG.info('Listening on %s', self._socket)
-        threading.Thread(target=self._end, daemon=True).start()
+        self._status = f'Listening on {self._socket}'
+        LOG.info('%s', self._status)
+        threading.Thread(target=self._obey, daemon=True).start()
         if self._bus is not None:
             self._bus.start()
+        systemd.ready(self._status)
         try:
             self._server.serve_forever(poll_interval=0.2)
         finally:
-            os.unlink(self._socket)
-            if self._bus is not None:
-                self._bus.stop()
-            self._server.server_close()
-            self._manager.stop()
-            self._host.close()
-            self._journal.close()
-            self._lock.close()
+            self._end()
         if self._failure:
             raise StartFailed(self._failure)
 
     def stop(self) -> None:
         """End :meth:`serve` soon; from any thread or signal handler."""
-        self._stopping.set()
+        self._orders.put(_STOP)
+
+    def reload(self) -> None:
+        """Read the options again that may change; from any of these, too."""
+        self._orders.put(_RELOAD)
+
+    def _obey(self) -> None:
+        while self._orders.get() == _RELOAD:
+            systemd.reloading()
+            self._reload()
+            systemd.ready(self._status)
+        self._server.shutdown()
 
     def _end(self) -> None:
-        self._stopping.wait()
-        self._server.shutdown()
+        """Answer those who wait, and end, in a time that is bounded."""
+        systemd.stopping('Answering those who wait')
+        for seconds, act in (
+            (self._stop_wait, self._manager.hurry),
+            (self._stop_wait + _END_SECONDS, self._give_up),
+        ):
+            timer = threading.Timer(seconds, act)
+            timer.daemon = True
+            timer.start()
+        os.unlink(self._socket)
+        if self._bus is not None:
+            self._bus.stop()
+        self._server.server_close()
+        self._manager.stop()
+        self._host.close()
+        self._journal.close()
+        self._lock.close()
+
+    def _give_up(self) -> None:
+        LOG.error(
+            'Something under way does not come back, and is left. What is '
+            'unfinished is in the journal.'
+        )
+        logging.shutdown()
+        os._exit(1)
+
+    def _reload(self) -> None:
+        try:
+            self._conf.mutate_config_files()
+            options = self._conf.nova_ext_agent
+            # Before one is set all are read, which raises for a bad one.
+            self._apply({name: options[name] for name in options})
+        except (cfg.Error, ValueError, OSError) as error:
+            LOG.error('All options stay as they were: %s', error)
+            return
+        # It leaves out what is secret.
+        self._conf.log_opt_values(LOG, logging.DEBUG)
+
+    def _apply(self, options: Mapping[str, Any]) -> None:
+        self._stop_wait = options['stop_wait']
+        self._files.timeout = options['file_timeout']
+        self._hypervisor.quiesce_mode = options['quiesce']
+        self._hypervisor.freeze_limit = options['freeze_limit']
+        self._hypervisor.bandwidth = options['bandwidth']
+        self._admission.quiesce_mode = options['quiesce']
+        self._admission.create_limit = options['create_deadline']
+        self._admission.delete_limit = options['delete_deadline']
+        self._admission.cancel_late = options['cancel_late']
+        self._manager.reply_wait = options['reply_wait']
 
     def _wake(self, instance_id: str) -> None:
         # NOTE: the connection is made, and events come, a little before the

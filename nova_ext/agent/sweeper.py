@@ -36,6 +36,7 @@ class Run:
     :ivar cancelled: an operator wants its block job to end
     :ivar asked_again: Cinder has asked once more, so that what it said of an
         earlier attempt does not count; under ``lock``
+    :ivar hurried: whoever waits must not wait for its answer any longer
     :ivar dropped: an operator wants it to be left alone
     :ivar progress: bytes done and bytes in all, when it was last looked at
     :ivar percent: what Cinder was last shown of that
@@ -56,6 +57,7 @@ class Run:
         self.lock = threading.Lock()
         self.abandoned = False
         self.answered = threading.Event()
+        self.hurried = False
         self.error: exception.NovaExtException | None = None
         # When the sweeper hands it to a worker; None while one has it.
         self.due: float | None = 0.0
@@ -68,12 +70,14 @@ class Sweeper:
 
     :param step: does one step of a job; seconds until the next, or None if
         it is over
+    :ivar closing: no job may be added any more
     """
 
     def __init__(self, step: Callable[[Run], float | None]) -> None:
         self._step = step
         self._runs: dict[int, Run] = {}
         self._changed = threading.Condition()
+        self.closing = False
         self.stopping = False
         self._workers = futures.ThreadPoolExecutor(
             _WORKERS, thread_name_prefix='job'
@@ -86,10 +90,18 @@ class Sweeper:
         """Begin to hand out."""
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Let nobody wait any longer for a job, nor begin another."""
+        with self._changed:
+            self.closing = True
+            for run in self._runs.values():
+                run.hurried = True
+                run.answered.set()
+
     def stop(self) -> None:
         """Hand out nothing more, and wait for the steps under way."""
         with self._changed:
-            self.stopping = True
+            self.closing = self.stopping = True
             self._changed.notify_all()
         self._thread.join()
         self._workers.shutdown(wait=True, cancel_futures=True)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nova-ext-agent: the agent of this hypervisor, until SIGTERM."""
+"""nova-ext-agent: the agent of this hypervisor, until SIGTERM.
+
+At SIGHUP it reads again the options that may change while it runs.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,14 @@ LOG = logging.getLogger(__name__)
 def main() -> int:
     """Run the agent; exit status 1 if it can't start."""
     cinder.register_opts(cfg.CONF)
+    # NOTE: it has just begun to read what it would be told to read again.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         conf = nova_ext_conf.setup(cfg.CONF, sys.argv[1:])
         agent = service.Service(conf)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
+        signal.signal(signal.SIGHUP, lambda *_: agent.reload())
         agent.serve()
     except (
         cfg.Error,

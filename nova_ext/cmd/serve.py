@@ -36,7 +36,7 @@ from nova_ext.virt import private
 LOG = logging.getLogger(__name__)
 
 _AGENT_START_SECONDS = 60.0
-_AGENT_STOP_SECONDS = 30.0
+_AGENT_STOP_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 
 _cli_opts = [

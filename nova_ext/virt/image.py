@@ -234,12 +234,12 @@ def _backing_format(fd: int, offset: int, end: int) -> str | None:
 class Files:
     """Looks at files of shares that may hang.
 
-    :param timeout: seconds that one look may take
+    :param timeout: seconds that one look may take; may change
     :param limit: looks that may be under way, hung ones included
     """
 
     def __init__(self, timeout: float, limit: int = 32) -> None:
-        self._timeout = timeout
+        self.timeout = timeout
         self._limit = limit
         self._lock = threading.Lock()
         self._under_way = 0
@@ -267,7 +267,7 @@ class Files:
         threading.Thread(
             target=self._run, args=(look, directory), daemon=True
         ).start()
-        if not look.done.wait(self._timeout):
+        if not look.done.wait(self.timeout):
             with self._lock:
                 if not look.done.is_set():
                     look.given_up = True
@@ -275,7 +275,7 @@ class Files:
             if look.given_up:
                 raise ShareHung(
                     f'a look at {directory} took longer than '
-                    f'{self._timeout} s; the file server does not answer'
+                    f'{self.timeout} s; the file server does not answer'
                 )
         if look.error is not None:
             raise look.error

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The samples in etc/nova_ext are installed, and start what there is."""
+
+from __future__ import annotations
+
+import configparser
+import pathlib
+
+from nova_ext import conf
+
+ROOT = pathlib.Path(__file__).parents[2]
+SAMPLES = ROOT / 'etc' / 'nova_ext'
+
+
+def _read(path: pathlib.Path) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False, delimiters='=')
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    # As systemd does, a line that ends so goes on in the next.
+    parser.read_string(path.read_text().replace('\\\n', ''))
+    return parser
+
+
+def test_each_sample_is_installed() -> None:
+    installed = _read(ROOT / 'setup.cfg')['options.data_files']['etc/nova_ext']
+    there = {f'etc/nova_ext/{path.name}' for path in SAMPLES.iterdir()}
+    made = {name for name in there if name.endswith('.sample')}
+    assert set(installed.split()) == there - made
+
+
+def test_the_units_start_what_is_installed() -> None:
+    setup = _read(ROOT / 'setup.cfg')['options.entry_points']
+    agent = _read(SAMPLES / 'nova-ext-agent.service')['Service']
+    command = agent['ExecStart'].split()[0].rpartition('/')[2]
+    assert f'\n{command} = ' in setup['console_scripts']
+    api = _read(SAMPLES / 'nova-ext-api.service')['Service']
+    module, _, name = api['ExecStart'].split()[-1].partition(':')
+    source = ROOT.joinpath(*module.split('.')).with_suffix('.py')
+    assert f'\n{name} = ' in source.read_text()
+
+
+def test_systemd_waits_longer_than_the_agent_takes_to_end() -> None:
+    unit = _read(SAMPLES / 'nova-ext-agent.service')['Service']
+    (option,) = (o for o in conf.agent_opts if o.name == 'stop_wait')
+    assert int(unit['TimeoutStopSec']) >= option.default + 20 + 5
+    assert unit['Type'] == 'notify'
