@@ -88,6 +88,16 @@ def _is_unsaid(conf: cfg.ConfigOpts, name: str, group: str) -> bool:
     return found in (cfg.Locations.opt_default, cfg.Locations.set_default)
 
 
+def brokers(conf: cfg.ConfigOpts) -> list[tuple[str, int | None]]:
+    """Host and port of each broker that ``transport_url`` names.
+
+    :raises: UNUSABLE
+    """
+    transport(conf).cleanup()
+    hosts = messaging.TransportURL.parse(conf).hosts
+    return [(host.hostname or '', host.port) for host in hosts]
+
+
 def target(version: str, host: str | None = None) -> messaging.Target:
     """The agents, or that of a host.
 

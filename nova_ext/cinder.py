@@ -15,6 +15,9 @@ from typing import Any, Protocol
 
 from keystoneauth1 import exceptions, loading
 from oslo_config import cfg
+from oslo_context import context
+
+from nova_ext import identity
 
 GROUP = cfg.OptGroup('nova_ext_cinder', 'The reports to Cinder')
 
@@ -182,6 +185,38 @@ class Cinder:
         except (KeyError, TypeError, AttributeError):
             raise NoAnswer('what it shows of the volume is none') from None
 
+    def hosts(self, limit: int) -> frozenset[str]:
+        """The hosts that have volumes, as far as Cinder tells us.
+
+        :param limit: how many volumes are looked at
+        :raises: :class:`NoAnswer`
+        """
+        volumes = self._show(
+            f'/volumes/detail?all_tenants=1&status=in-use&limit={limit}',
+            'volumes',
+        )
+        return frozenset(
+            found['host_name']
+            for volume in volumes or ()
+            for found in volume.get('attachments', ())
+            if found.get('host_name')
+        )
+
+    def is_administrator(self) -> tuple[bool, float | None]:
+        """Whether Cinder takes us for one, and its clock.
+
+        One who is none is not shown snapshots of other projects, and can
+        report nothing of them. Asked by what only one may see.
+
+        :returns: the second in seconds since the epoch, None if unsaid
+        :raises: :class:`NoAnswer`, also for an answer that says neither
+        """
+        response = self._request('GET', '/os-services?binary=cinder-scheduler')
+        if response.status_code not in (200, 403):
+            answer = Answer(response.status_code, _message(response))
+            raise NoAnswer(f'it answered {answer}')
+        return response.status_code == 200, identity.date(response)
+
     def _attachments(self, volume_id: str) -> Sequence[dict[str, Any]]:
         if volume_id in _NO_IDS:
             return ()
@@ -200,6 +235,10 @@ class Cinder:
             raise NoAnswer(f'it answered {answer}') from None
 
     def _request(self, method: str, path: str, **options: Any) -> Any:
+        # NOTE: so that Cinder's log has the id of the request that it made.
+        current = context.get_current()
+        if current is not None:
+            options['headers'] = {'X-OpenStack-Request-ID': current.request_id}
         try:
             # NOTE: the adapter's own, which limits nothing, has all requests
             # wait where the clock was set back since it was made.
@@ -214,10 +253,10 @@ class Cinder:
             raise NoAnswer(str(error)) from error
 
 
-def _path(identity: str, resource: str = 'snapshots') -> str:
+def _path(name: str, resource: str = 'snapshots') -> str:
     # NOTE: an id is whatever a caller sent; with our credentials it must not
     # lead to another resource.
-    return f'/{resource}/{urllib.parse.quote(identity, safe="")}'
+    return f'/{resource}/{urllib.parse.quote(name, safe="")}'
 
 
 def _message(response: Any) -> str:

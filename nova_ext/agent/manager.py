@@ -99,6 +99,7 @@ class Manager:
             'running': running,
             'orphaned': orphans,
             'version': metadata.version('nova_ext'),
+            'time': time.time(),
         }
 
     def volume_snapshot_create(

@@ -2,7 +2,8 @@
 """nova-ext-manage: the jobs of this host's agent, for its operators.
 
 Of jobs all is asked of the agent by its socket; the journal is not opened
-here. What a paste file lacks is said by :mod:`nova_ext.cmd.paste`.
+here. What a paste file lacks is said by :mod:`nova_ext.cmd.paste`, and what
+else is wrong in :mod:`nova_ext.cmd.doctor`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from oslo_config import cfg
 from nova_ext import conf as nova_ext_conf
 from nova_ext import exception
 from nova_ext.cmd import paste, show
+from nova_ext.cmd.doctor import examination
 from nova_ext.compute import libvirt as agent
 
 _TIMEOUT_SECONDS = 30.0
@@ -46,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument('file', type=pathlib.Path)
     check.add_argument('--json', action='store_true')
+    examination.add_arguments(
+        groups.add_parser('doctor', help='what is wrong, and what mends it')
+    )
     verbs = groups.add_parser(
         'job', help='the jobs of this host'
     ).add_subparsers(required=True, metavar='VERB', dest='verb')
@@ -81,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         nova_ext_conf.register_opts(conf)
         conf([], 'nova_ext', default_config_files=options.config_file)
+        if options.group == 'doctor':
+            return examination.run(conf, options)
         return _run(agent.ComputeAPI(conf), options)
     except (cfg.Error, exception.NovaExtException) as error:
         print(error, file=sys.stderr)

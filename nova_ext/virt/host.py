@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import socket
 import threading
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
+from xml.etree import ElementTree
 
 import libvirt
 
@@ -154,6 +156,20 @@ class Host:
         with self._lock:
             self._refresh(connection)
             return set(self._holders)
+
+    def qemu_user(self) -> tuple[int, int] | None:
+        """User and group id with which guests are started; None if unsaid.
+
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+        """
+        text = self.connect().getCapabilities()
+        labels = [
+            model.findtext("baselabel[@type='qemu']", '')
+            for model in ElementTree.fromstring(text).iter('secmodel')  # noqa: S314 (libvirt's)
+            if model.findtext('model') == 'dac'
+        ]
+        match = re.fullmatch(r'\+(\d+):\+(\d+)', labels[0] if labels else '')
+        return (int(match[1]), int(match[2])) if match else None
 
     def attachments(self, volume_id: str) -> list[Attachment]:
         """Every disk of every guest whose serial is `volume_id`.

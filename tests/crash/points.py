@@ -66,7 +66,8 @@ READS = {
         *('is_occupied', 'block_job', 'limit_agent', 'process', 'stored'),
     },
     'nova_ext.virt.host:Host': {
-        *('close', 'connect', 'guest', 'attachments', 'volumes')
+        *('close', 'connect', 'guest', 'attachments', 'volumes'),
+        'qemu_user',
     },
     'nova_ext.agent.reporter:Reporter': {'witness'},
 }

@@ -35,7 +35,7 @@ class Desk:
             Intake(self.journal, self.sweeper),
             self.rollbacks,
         )
-        self.sweeper.stopping = False
+        self.sweeper.closing = False
 
 
 @pytest.fixture

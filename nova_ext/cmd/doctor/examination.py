@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which looks the doctor takes, in which order, and how they are shown."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator
+
+from oslo_config import cfg
+
+from nova_ext import cinder
+from nova_ext.cmd import paste
+from nova_ext.cmd.doctor import agents, files, hypervisor, reports
+from nova_ext.cmd.doctor.finding import Finding
+
+# Of how many volumes Cinder is asked on which host they are.
+_VOLUMES = 1000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be said on the command line."""
+    parser.add_argument(
+        '--host',
+        action='append',
+        default=[],
+        help='a host whose agent is asked by the message bus; may be repeated',
+    )
+    for name, path in (('paste', files.PASTE), ('cinder-conf', files.CINDER)):
+        parser.add_argument(
+            f'--{name}', type=pathlib.Path, help=f'instead of {path}'
+        )
+    parser.add_argument('--json', action='store_true')
+
+
+def run(conf: cfg.ConfigOpts, options: argparse.Namespace) -> int:
+    """Print each finding; exit status 1 if something is wrong."""
+    findings = []
+    # What a library logs is said by the finding, or of no use here.
+    logging.lastResort = None
+    warnings.simplefilter('ignore')
+    for found in examine(conf, options):
+        findings.append(found)
+        if not options.json:
+            print(found, flush=True)
+    if options.json:
+        shown = [dataclasses.asdict(found) for found in findings]
+        print(json.dumps(shown, indent=2))
+    return 1 if any(found.state == 'wrong' for found in findings) else 0
+
+
+def examine(
+    conf: cfg.ConfigOpts, options: argparse.Namespace
+) -> Iterator[Finding]:
+    """All that can be seen from here, as it is seen."""
+    cinder.register_opts(conf)
+    bus = conf.nova_ext.compute_api == 'rpc'
+    reporting = conf.nova_ext_agent.reports == 'cinder' or bus
+    if conf.nova_ext.auth_strategy == 'keystone':
+        yield from reports.check_login(conf, 'keystone_authtoken', False)
+    hosts = list(options.host)
+    if reporting:
+        yield from reports.check_login(conf, cinder.GROUP.name)
+        yield from reports.check_cinder(conf)
+    if bus:
+        known, findings = reports.hosts(conf, _VOLUMES)
+        hosts += [host for host in known if host not in hosts]
+        yield from findings
+    if conf.nova_ext_agent.rpc and conf.nova_ext_agent.host not in hosts:
+        hosts.append(conf.nova_ext_agent.host)
+    if bus or conf.nova_ext_agent.rpc or options.host:
+        yield from agents.check_bus(conf, hosts)
+    if conf.nova_ext_agent.reports or conf.nova_ext.compute_api == 'libvirt':
+        yield from agents.check_own(conf)
+        yield from hypervisor.check_libvirt(conf)
+    yield from _check_files(options)
+
+
+def _check_files(options: argparse.Namespace) -> Iterator[Finding]:
+    path = options.paste or files.PASTE
+    if options.paste or (os.access(path, os.R_OK) and _mentions_us(path)):
+        yield from files.check_paste(path)
+    path = options.cinder_conf or files.CINDER
+    if options.cinder_conf or os.access(path, os.R_OK):
+        yield from files.check_cinder(path)
+
+
+def _mentions_us(path: pathlib.Path) -> bool:
+    return paste.FILTER in path.read_text(errors='replace')

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of our neighbours: Nova's api-paste.ini, Cinder's cinder.conf."""
+
+from __future__ import annotations
+
+import configparser
+import pathlib
+from collections.abc import Iterator
+
+from nova_ext.cmd import paste
+from nova_ext.cmd.doctor.finding import Finding, ok, unknown, wrong
+
+PASTE = pathlib.Path('/etc/nova/api-paste.ini')
+CINDER = pathlib.Path('/etc/cinder/cinder.conf')
+_NFS = 'NfsDriver'
+
+
+def check_paste(path: pathlib.Path) -> Iterator[Finding]:
+    """Whether our filter is where it must be in Nova's pipeline."""
+    subject = str(path)
+    try:
+        findings = paste.check(path.read_text())
+    except (OSError, UnicodeError, configparser.Error) as error:
+        yield unknown(subject, f'it cannot be read: {error}')
+        return
+    for found in findings:
+        mend = (
+            f'in [{found.section}]: {found.line}'
+            if found.line
+            else ('use the api-paste.ini that Nova ships')
+        )
+        yield wrong(subject, f'[{found.section}]: {found.problem}', mend)
+    if not findings:
+        yield ok(subject, 'the filter is where it must be')
+
+
+def check_cinder(path: pathlib.Path) -> Iterator[Finding]:
+    """Whether Cinder's NFS driver may make snapshots at all."""
+    subject = str(path)
+    parser = configparser.RawConfigParser(strict=False)
+    try:
+        parser.read_string(path.read_text())
+    except (OSError, UnicodeError, configparser.Error) as error:
+        yield unknown(subject, f'it cannot be read: {error}')
+        return
+    backends = [
+        name
+        for name in ['DEFAULT', *parser.sections()]
+        if parser[name].get('volume_driver', '').endswith(_NFS)
+        and (name == 'DEFAULT' or name in _enabled(parser))
+    ]
+    right = True
+    for name in backends:
+        options = parser[name]
+        support = options.get('nfs_snapshot_support', 'false')
+        if support.lower() not in ('true', '1', 'yes', 'on'):
+            right = False
+            yield wrong(
+                subject,
+                f'[{name}] nfs_snapshot_support is {support}, so that Cinder '
+                'makes no snapshots there',
+                f'in [{name}]: nfs_snapshot_support = true',
+            )
+        secure = options.get('nas_secure_file_operations', 'auto')
+        if secure.lower() != 'false':
+            right = False
+            yield wrong(
+                subject,
+                f'[{name}] nas_secure_file_operations is {secure}, with which '
+                'the driver may not start, or refuse snapshots',
+                f'in [{name}]: nas_secure_file_operations = false',
+            )
+    if right:
+        yield ok(subject, f'{len(backends)} NFS backends, with snapshots')
+
+
+def _enabled(parser: configparser.RawConfigParser) -> list[str]:
+    text = parser['DEFAULT'].get('enabled_backends', '')
+    return [name.strip() for name in text.split(',')]

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the doctor says of files, logs and clocks, each good and bad."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+
+from nova_ext.cmd.doctor import denials, files, finding, hypervisor
+
+VOLUME = '521752a6-acf6-4b2d-bc7a-119f9148cd8c'
+NAME = f'/mnt/share/volume-{VOLUME}.s'
+APPARMOR = (
+    'audit: type=1400 audit(1700000000.1:45): apparmor="DENIED" '
+    'operation="open" profile="libvirt-5f0c3a0e-98ae-4c47-9bd1-7ac4ba4b8c52" '
+    f'name="{NAME}" pid=812 comm="qemu-system-x86" requested_mask="rw" '
+    'denied_mask="rw" fsuid=64055 ouid=0\n'
+)
+SELINUX = (
+    'type=AVC msg=audit(1700000000.1:45): avc:  denied  { read write } for  '
+    f'pid=812 comm="qemu-kvm" name="volume-{VOLUME}.s" dev="0:45" ino=7 '
+    'scontext=system_u:system_r:svirt_t:s0:c1,c2 '
+    'tcontext=system_u:object_r:nfs_t:s0 tclass=file permissive=0\n'
+)
+CINDER = """
+[DEFAULT]
+enabled_backends = nfs, lvm
+[nfs]
+volume_driver = cinder.volume.drivers.nfs.NfsDriver
+{}
+[other]
+volume_driver = cinder.volume.drivers.nfs.NfsDriver
+[lvm]
+volume_driver = cinder.volume.drivers.lvm.LVMVolumeDriver
+"""
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ('nas_secure_file_operations = false', 'nfs_snapshot_support is fal'),
+        ('nfs_snapshot_support = true', 'nas_secure_file_operations is auto'),
+        (
+            'nfs_snapshot_support = true\nnas_secure_file_operations = true',
+            'nas_secure_file_operations is true',
+        ),
+    ],
+)
+def test_a_cinder_that_makes_no_snapshots(
+    tmp_path: pathlib.Path, options: str, words: str
+) -> None:
+    path = tmp_path / 'cinder.conf'
+    path.write_text(CINDER.format(options))
+    (found,) = files.check_cinder(path)
+    assert found.state == 'wrong'
+    assert words in found.says
+    # What it says to write mends it.
+    line = found.mend.partition(': ')[2]
+    name = line.partition(' = ')[0]
+    kept = [one for one in options.split('\n') if not one.startswith(name)]
+    path.write_text(CINDER.format('\n'.join([*kept, line])))
+    (found,) = files.check_cinder(path)
+    assert (found.state, found.says[:1]) == ('ok', '1')
+
+
+def test_a_file_that_is_none(tmp_path: pathlib.Path) -> None:
+    for check in (files.check_cinder, files.check_paste):
+        (found,) = check(tmp_path / 'nothing')
+        assert found.state == 'unknown'
+
+
+def test_a_filter_at_the_wrong_place(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / 'api-paste.ini'
+    text = """
+[composite:openstack_compute_api_v21]
+keystone = {} osapi_compute_app_v21
+[filter:keystonecontext]
+paste.filter_factory = nova.api.auth:NovaKeystoneContext.factory
+[filter:ours]
+use = egg:nova_ext#nova
+[app:osapi_compute_app_v21]
+paste.app_factory = nova.api.openstack.compute:APIRouterV21.factory
+"""
+    path.write_text(text.format('ours keystonecontext'))
+    (found,) = files.check_paste(path)
+    assert found.state == 'wrong'
+    assert 'keystonecontext ours osapi' in found.mend
+    path.write_text(text.format('keystonecontext ours'))
+    (found,) = files.check_paste(path)
+    assert found.state == 'ok'
+
+
+@pytest.mark.parametrize(
+    ('line', 'mend'),
+    [(APPARMOR, '"/mnt/share/** rwk,"'), (SELINUX, 'virt_use_nfs')],
+)
+def test_a_denial_is_seen(
+    tmp_path: pathlib.Path, line: str, mend: str
+) -> None:
+    log = tmp_path / 'audit.log'
+    log.write_text(f'something\n{line}')
+    (found,) = denials.check([VOLUME], [str(log)])
+    assert found.state == 'wrong'
+    assert mend in found.mend
+    for volumes, logs in (
+        ([], [str(log)]),
+        (['another'], [str(log)]),
+        ([VOLUME], ['/nowhere']),
+    ):
+        (found,) = denials.check(volumes, logs)
+        assert found.state == 'ok'
+
+
+def test_a_share_that_a_user_cannot_open(tmp_path: pathlib.Path) -> None:
+    # A plain user can only try as itself, and root as anybody.
+    who = (65534, 65534) if os.getuid() == 0 else (os.getuid(), os.getgid())
+    tmp_path.parents[1].chmod(0o755)
+    tmp_path.parent.chmod(0o755)
+    tmp_path.chmod(0o755)
+    names = {
+        str(tmp_path / name): name == 'active' for name in ('active', 'b')
+    }
+    for path in names:
+        pathlib.Path(path).touch()
+        os.chown(path, *who)
+        os.chmod(path, 0o400)
+    found = hypervisor.check_files('share', names, who)
+    assert (found.state, 'active' in found.says) == ('wrong', True)
+    assert '/b' not in found.says
+    os.chmod(tmp_path / 'active', 0o600)
+    assert hypervisor.check_files('share', names, who).state == 'ok'
+    os.chmod(tmp_path / 'b', 0)
+    found = hypervisor.check_files('share', names, who)
+    assert '/b' in found.says and 'group' in found.mend
+
+
+def test_a_user_whom_only_root_could_be(tmp_path: pathlib.Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'getuid', lambda: 12345)
+        found = hypervisor.check_files('share', {str(tmp_path): True}, (1, 1))
+    assert (found.state, found.mend) == ('unknown', 'run this as root')
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'words'), [(4.0, ''), (61.0, '61 s ahead'), (-8.0, '8 s beh')]
+)
+def test_a_clock_that_differs(seconds: float, words: str) -> None:
+    found = finding.skew('Cinder', seconds)
+    assert [words in one.says and one.state for one in found] == (
+        ['wrong'] if words else []
+    )
