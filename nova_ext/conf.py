@@ -198,6 +198,19 @@ agent_opts = [
         'for those who wait for an answer. After them they are answered as '
         'after reply_wait, and the next agent goes on with their jobs.',
     ),
+    cfg.PortOpt(
+        'metrics_port',
+        min=1,
+        help='Where Prometheus may read numbers by HTTP: jobs by state, their '
+        'durations, bytes merged, requests refused. Without it there are '
+        'none. Needs nova_ext[metrics].',
+    ),
+    cfg.StrOpt(
+        'metrics_address',
+        default='127.0.0.1',
+        help='The address that goes with metrics_port. Whoever reaches it may '
+        'read the numbers, which have no names or ids in them.',
+    ),
 ]
 
 

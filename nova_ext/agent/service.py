@@ -12,7 +12,6 @@ import logging
 import os
 import pathlib
 import queue
-import socketserver
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -25,10 +24,10 @@ from nova_ext.agent import (
     dispatch,
     hypervisor,
     journal,
+    listener,
     manager,
     reporter,
     systemd,
-    wire,
 )
 from nova_ext.virt import host, image
 
@@ -41,40 +40,6 @@ _END_SECONDS = 20.0
 
 class StartFailed(RuntimeError):
     """The agent can't start; says what mends it."""
-
-
-class _Handler(socketserver.StreamRequestHandler):
-    """One connection: one request and its answer."""
-
-    server: _Server
-    timeout = 10
-
-    def handle(self) -> None:
-        line = self.rfile.readline(wire.LIMIT)
-        if not line:
-            return
-        dispatcher = self.server.dispatcher
-        try:
-            request = wire.parse_request(wire.decode(line))
-        except wire.Malformed as error:
-            reply = dispatcher.refuse(error)
-        else:
-            reply = dispatcher.reply(*request)
-        try:
-            self.wfile.write(wire.encode(reply))
-        except OSError as error:
-            LOG.info('Nobody waited for the answer: %s', error)
-
-
-class _Server(socketserver.ThreadingUnixStreamServer):
-    # NOTE: not daemonic: at the end those who wait for a switch that was
-    # begun are still answered, since an error would be a lie.
-    daemon_threads = False
-    request_queue_size = 128
-
-    def __init__(self, path: str, dispatcher: dispatch.Dispatcher) -> None:
-        self.dispatcher = dispatcher
-        super().__init__(path, _Handler)
 
 
 class Service:
@@ -94,8 +59,14 @@ class Service:
         # NOTE: the order of a start: lock, journal, connect, recover, and
         # only then serve (design §4).
         self._lock = self._take_lock()
-        self._journal = journal.Journal(self._state_dir / 'journal.sqlite')
         self._files = image.Files(options.file_timeout)
+        self._metrics = self._load_metrics() if options.metrics_port else None
+        path = self._state_dir / 'journal.sqlite'
+        self._journal = (
+            self._metrics.journal(path, self._files.look)
+            if self._metrics
+            else journal.Journal(path)
+        )
         self._host = host.Host(options.libvirt_uri, self._wake)
         self._hypervisor = hypervisor.Hypervisor(
             self._host,
@@ -120,7 +91,11 @@ class Service:
             options.reply_wait,
             options.history_days * 86400.0,
         )
-        self._dispatcher = dispatch.Dispatcher(self._manager)
+        self._dispatcher = (
+            self._metrics.dispatcher(self._manager)
+            if self._metrics
+            else dispatch.Dispatcher(self._manager)
+        )
         self._failure = ''
         self._bus = self._join_bus(conf) if options.rpc else None
 
@@ -137,6 +112,8 @@ class Service:
         threading.Thread(target=self._obey, daemon=True).start()
         if self._bus is not None:
             self._bus.start()
+        if self._metrics is not None:
+            self._serve_metrics(self._conf.nova_ext_agent)
         systemd.ready(self._status)
         try:
             self._server.serve_forever(poll_interval=0.2)
@@ -236,6 +213,31 @@ class Service:
             ) from None
         return lock
 
+    def _load_metrics(self) -> Any:
+        try:
+            metrics = importlib.import_module('nova_ext.agent.metrics')
+        except ImportError as error:
+            raise StartFailed(
+                f'[nova_ext_agent] metrics_port is set, and {error}. Install '
+                'nova_ext[metrics].'
+            ) from error
+        return metrics.Metrics()
+
+    def _serve_metrics(self, options: cfg.ConfigOpts.GroupAttr) -> None:
+        where = f'{options.metrics_address}:{options.metrics_port}'
+        try:
+            self._metrics.serve(options.metrics_address, options.metrics_port)
+        except OSError as error:
+            # NOTE: jobs matter more than numbers.
+            LOG.error(
+                '[nova_ext_agent] metrics_address and metrics_port (%s) '
+                'cannot be listened on, so there are no metrics: %s',
+                where,
+                error,
+            )
+        else:
+            LOG.info('Metrics are at http://%s/metrics', where)
+
     def _join_bus(self, conf: cfg.ConfigOpts) -> Any:
         try:
             rpc = importlib.import_module('nova_ext.agent.rpc')
@@ -268,14 +270,14 @@ class Service:
             return reporter.Silence()
         return reporter.Reporter(cinder.Cinder(conf))
 
-    def _listen(self) -> _Server:
+    def _listen(self) -> listener.Server:
         path = self._socket
         try:
             # The lock is ours, so a socket here is left from the dead.
             pathlib.Path(path).unlink(missing_ok=True)
             mask = os.umask(0o117)
             try:
-                return _Server(path, self._dispatcher)
+                return listener.Server(path, self._dispatcher)
             finally:
                 os.umask(mask)
         except OSError as error:

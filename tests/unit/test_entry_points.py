@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What only the agent, the rpc backend or a real Nova needs.
 HEAVY = (
     *('libvirt', 'libvirt_qemu', 'oslo_messaging', 'sqlalchemy', 'sqlite3'),
+    'prometheus_client',
     *('nova', 'eventlet'),
 )
 

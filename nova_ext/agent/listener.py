@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's UNIX socket: a line with a request, and a line with its answer.
+
+What a request means is the dispatcher's business, which socket the service's.
+"""
+
+from __future__ import annotations
+
+import logging
+import socketserver
+from typing import TYPE_CHECKING
+
+from nova_ext.agent import wire
+
+if TYPE_CHECKING:
+    from nova_ext.agent import dispatch
+
+LOG = logging.getLogger(__name__)
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    """One connection: one request and its answer."""
+
+    server: Server
+    timeout = 10
+
+    def handle(self) -> None:
+        line = self.rfile.readline(wire.LIMIT)
+        if not line:
+            return
+        dispatcher = self.server.dispatcher
+        try:
+            request = wire.parse_request(wire.decode(line))
+        except wire.Malformed as error:
+            reply = dispatcher.refuse(error)
+        else:
+            reply = dispatcher.reply(*request)
+        try:
+            self.wfile.write(wire.encode(reply))
+        except OSError as error:
+            LOG.info('Nobody waited for the answer: %s', error)
+
+
+class Server(socketserver.ThreadingUnixStreamServer):
+    """Answers requests, each in a thread of its own.
+
+    :param path: of the socket
+    :raises: OSError
+    """
+
+    # NOTE: not daemonic: at the end those who wait for a switch that was
+    # begun are still answered, since an error would be a lie.
+    daemon_threads = False
+    request_queue_size = 128
+
+    def __init__(self, path: str, dispatcher: dispatch.Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        super().__init__(path, _Handler)
