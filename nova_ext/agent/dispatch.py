@@ -12,7 +12,7 @@ import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from nova_ext import exception
+from nova_ext import context, exception
 from nova_ext.agent import wire
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Dispatcher:
 
         :param name: one of those in :mod:`nova_ext.agent.wire`
         """
+        # Lines of the log have it.
+        context.RequestContext(request_id=arguments.get('request_id'))
         try:
             reply = wire.result(self._call(name, arguments))
         except wire.Malformed as error:

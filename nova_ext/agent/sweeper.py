@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent import futures
 
-from nova_ext import exception
+from nova_ext import context, exception
 from nova_ext.agent.job import Job, describe
 from nova_ext.agent.transition import Action
 
@@ -156,6 +156,8 @@ class Sweeper:
 
     def _drive(self, run: Run) -> None:
         """Do the steps of a job until it is over or has to wait."""
+        # Lines of the log have it, and what we ask Cinder.
+        context.RequestContext(request_id=run.job.request_id)
         wait: float | None = 0.0
         while wait == 0.0 and not self.stopping:
             try:
