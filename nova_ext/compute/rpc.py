@@ -36,14 +36,24 @@ class ComputeAPI(agents.ComputeAPI):
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         super().__init__(conf)
         self._bus = _Bus(conf)
-        self._hosts = _Hosts(
-            cinder.Cinder(conf), conf.nova_ext_rpc.remember_host
-        )
+        self._cinder = cinder.Cinder(conf)
+        self._hosts = _Hosts(self._cinder, conf.nova_ext_rpc.remember_host)
 
     def check(self) -> str:
         """See :class:`nova_ext.compute.api.ComputeAPI`."""
         self._bus.check()
-        return 'the message bus can be reached'
+        try:
+            known, _ = self._cinder.is_administrator()
+        except cinder.NoAnswer as error:
+            raise exception.ServiceUnavailable(
+                reason=f'Cinder cannot be asked where volumes are: {error}'
+            ) from None
+        if not known:
+            raise exception.ServiceUnavailable(
+                reason='Cinder hides where volumes of other projects are. '
+                'Give the user of [nova_ext_cinder] the role admin'
+            )
+        return 'the message bus can be reached, and Cinder'
 
     def ask(
         self, method: str, arguments: dict[str, Any], timeout: float

@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import libvirt
+import pytest
 from oslo_config import cfg
 
 from nova_ext import cinder
 from nova_ext.cmd.doctor import reports
+from nova_ext.virt import host as virt_host
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.cinder import Attachment, CinderDouble, Request
 from tests.fixtures.cinder_rows import Answer, Identity
@@ -229,6 +232,26 @@ def test_the_bus_and_who_listens_there(
                 assert words in found['broker'][0]['says']
                 assert 'transport_url' in found['broker'][0]['mend']
                 assert 'secret-word' not in str(found)
+
+
+@pytest.mark.parametrize(
+    ('model', 'user'),
+    [('dac', (64055, 108)), ('apparmor', None), ('none', None)],
+)
+def test_as_whom_qemu_runs(
+    libvirtd: PrivateLibvirtd, model: str, user: tuple[int, int] | None
+) -> None:
+    connection = mock.create_autospec(libvirt.virConnect, instance=True)
+    connection.getCapabilities.return_value = f"""
+        <capabilities><host><secmodel><model>{model}</model><doi>0</doi>
+        <baselabel type='kvm'>+1:+1</baselabel>
+        <baselabel type='qemu'>+64055:+108</baselabel>
+        </secmodel></host></capabilities>"""
+    host = virt_host.Host(libvirtd.uri)
+    assert host.qemu_user() is None
+    with mock.patch.object(host, 'connect', return_value=connection):
+        assert host.qemu_user() == user
+    host.close()
 
 
 def test_lines_for_people(tmp_path: pathlib.Path) -> None:
