@@ -7,12 +7,24 @@ rules say is in :mod:`nova_ext.policies`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from oslo_context import context
 from oslo_policy import policy
 
 from nova_ext import exception
+
+_REQUEST_ID = re.compile(r'req-[0-9A-Za-z-]{1,64}')
+
+
+def follow(request_id: Any) -> None:
+    """Have what this thread logs and asks for bear the id of a request.
+
+    :param request_id: what came with it; if it is none, a new one is made
+    """
+    known = isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id)
+    RequestContext(request_id=request_id if known else None)
 
 
 class RequestContext(context.RequestContext):

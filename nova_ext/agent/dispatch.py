@@ -37,7 +37,7 @@ class Dispatcher:
         :param name: one of those in :mod:`nova_ext.agent.wire`
         """
         # Lines of the log have it.
-        context.RequestContext(request_id=arguments.get('request_id'))
+        context.follow(arguments.get('request_id'))
         try:
             reply = wire.result(self._call(name, arguments))
         except wire.Malformed as error:

@@ -157,7 +157,7 @@ class Sweeper:
     def _drive(self, run: Run) -> None:
         """Do the steps of a job until it is over or has to wait."""
         # Lines of the log have it, and what we ask Cinder.
-        context.RequestContext(request_id=run.job.request_id)
+        context.follow(run.job.request_id)
         wait: float | None = 0.0
         while wait == 0.0 and not self.stopping:
             try:

@@ -15,6 +15,28 @@ pytest_plugins = ['tests.fixtures.host']
 REQUEST_ID = 'req-8e1b2a0c-96c1-4a6c-9d68-2b0a3c4d5e6f'
 
 
+def test_what_is_no_request_id_is_none(host: Host) -> None:
+    active = host.volume
+    for bad in ('req-1\nforged', 'req-\u20ac', 'x' * 500, ''):
+        overlay = host.overlay(active)
+        host.api.volume_snapshot_create(
+            context.RequestContext(global_request_id=bad, request_id=bad),
+            host.volume_id,
+            {
+                'snapshot_id': host.snapshot(),
+                'type': 'qcow2',
+                'new_file': overlay.name,
+            },
+        )
+        active = overlay
+    ids = [
+        request.headers['X-OpenStack-Request-ID']
+        for request in host.double.requests
+    ]
+    assert len(ids) >= 8
+    assert all(one.startswith('req-') and len(one) == 40 for one in ids)
+
+
 def test_it_is_in_each_line_and_in_each_report(host: Host) -> None:
     snapshot_id, overlay = host.snapshot(), host.overlay()
     host.api.volume_snapshot_create(

@@ -60,7 +60,10 @@ def examine(
     """All that can be seen from here, as it is seen."""
     cinder.register_opts(conf)
     bus = conf.nova_ext.compute_api == 'rpc'
-    reporting = conf.nova_ext_agent.reports == 'cinder' or bus
+    fencing = conf.nova_ext.compute_api == 'nova' and (
+        conf.nova_ext_cinder.auth_type
+    )
+    reporting = conf.nova_ext_agent.reports == 'cinder' or bus or fencing
     if conf.nova_ext.auth_strategy == 'keystone':
         yield from reports.check_login(conf, 'keystone_authtoken', False)
     hosts = list(options.host)

@@ -44,18 +44,22 @@ def unknown(subject: str, says: str, mend: str = '') -> Finding:
     return Finding(subject, 'unknown', says.rstrip('.'), mend)
 
 
-def skew(whose: str, seconds: float) -> list[Finding]:
+def skew(
+    whose: str, clock: float, before: float, after: float
+) -> list[Finding]:
     """Whether a clock goes as ours does.
 
-    :param seconds: by which it is ahead of ours
+    :param clock: what it said, in whole seconds perhaps
+    :param before: when it was asked, by ours
+    :param after: when it had answered, by ours
     """
-    if abs(seconds) <= _SKEW_SECONDS:
+    seconds, how = max((clock - after, 'ahead of'), (before - clock, 'behind'))
+    if seconds <= _SKEW_SECONDS:
         return []
-    how = 'ahead of' if seconds > 0 else 'behind'
     return [
         wrong(
             f'clock of {whose}',
-            f'it is {abs(seconds):.0f} s {how} that of this host',
+            f'it is {seconds:.0f} s {how} that of this host',
             'have both hosts follow a time server (chrony)',
         )
     ]

@@ -81,9 +81,17 @@ def check_files(
             f'only root can see whether {_name(who[0])} can open its files',
             'run this as root',
         )
-    refused = [
-        path for path, write in files.items() if not may(path, write, who)
-    ]
+    refused = []
+    for path, write in files.items():
+        try:
+            if not may(path, write, who):
+                refused.append(path)
+        except subprocess.TimeoutExpired:
+            return wrong(
+                subject,
+                f'a look at {path} does not come back',
+                'look at its file server, and at the mount',
+            )
     if not refused:
         return ok(subject, f'{_name(who[0])} can open its {len(files)} files')
     more = len(refused) - _SHOWN
@@ -92,19 +100,19 @@ def check_files(
 
 
 def may(path: str, write: bool, who: tuple[int, int]) -> bool:
-    """Whether a user may read a file, and write to it."""
+    """Whether a user may read a file, and write to it.
+
+    :raises: subprocess.TimeoutExpired
+    """
     command = ['/usr/bin/test', '-r', path]
     command += ['-a', '-w', path] if write else []
     change: dict[str, Any] = {}
     if os.getuid() == 0:
         uid, gid = who
         change = {'user': uid, 'group': gid, 'extra_groups': _groups(uid, gid)}
-    try:
-        done = subprocess.run(  # noqa: S603 (no shell, and fixed words)
-            command, timeout=_TIMEOUT_SECONDS, check=False, **change
-        )
-    except subprocess.TimeoutExpired:
-        return False
+    done = subprocess.run(  # noqa: S603 (no shell, and fixed words)
+        command, timeout=_TIMEOUT_SECONDS, check=False, **change
+    )
     return done.returncode == 0
 
 

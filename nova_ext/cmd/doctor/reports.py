@@ -31,7 +31,7 @@ def check_login(
             yield ok(subject, 'it is not asked')
             return
         before = time.time()
-        clock = credentials.time()
+        clock, after = credentials.time(), time.time()
         roles = credentials.roles()
     except identity.NoAnswer as error:
         if isinstance(error, identity.Unsaid) and not needed:
@@ -48,7 +48,7 @@ def check_login(
         subject, f'it gives us the roles {", ".join(sorted(roles)) or "-"}'
     )
     if clock is not None:
-        yield from skew('Keystone', clock - before)
+        yield from skew('Keystone', clock, before, after)
 
 
 def check_cinder(conf: cfg.ConfigOpts) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def check_cinder(conf: cfg.ConfigOpts) -> Iterator[Finding]:
             _ROLE,
         )
     if clock is not None:
-        yield from skew('Cinder', clock - before)
+        yield from skew('Cinder', clock, before, time.time())
 
 
 def hosts(conf: cfg.ConfigOpts, limit: int) -> tuple[list[str], list[Finding]]:

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is counted of a job: each end once, and the bytes of each merge."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from nova_ext.agent import metrics
+from nova_ext.agent.job import Job, Kind, State
+from tests.unit.agent import jobs
+
+
+def _value(counted: metrics.Metrics, name: str, **labels: str) -> float | None:
+    return counted.collected.get_sample_value(name, labels)
+
+
+def _look(path: str, function: Any, *arguments: Any) -> int:
+    if path == '/hung':
+        raise OSError('it does not answer')
+    return 4096
+
+
+def _ends(counted: metrics.Metrics, job: Job, state: State) -> float | None:
+    return _value(
+        counted,
+        'nova_ext_job_seconds_count',
+        operation=job.operation.value,
+        kind=job.kind.value,
+        state=state.value,
+    )
+
+
+def _pull(*doomed: str) -> Job:
+    return jobs.delete(
+        kind=Kind.PULL, before=('/active', *doomed), after=('/active',)
+    )
+
+
+def test_an_end_is_counted_once(tmp_path: pathlib.Path) -> None:
+    counted = metrics.Metrics()
+    journal = counted.journal(tmp_path / 'j', _look)
+    job = journal.add(jobs.create())
+    assert _value(counted, 'nova_ext_jobs', state='PENDING') == 1
+    for state in (State.RUNNING, State.VERIFYING, State.REPORTING):
+        journal.update(job.to(state, succeeded=True))
+    journal.update(job.to(State.ORPHANED, succeeded=True))
+    assert _ends(counted, job, State.ORPHANED) == 1
+    # An operator rolls it back.
+    journal.update(job.to(State.FAILED, succeeded=False))
+    assert _ends(counted, job, State.FAILED) is None
+    assert _value(counted, 'nova_ext_jobs', state='FAILED') == 1
+    # It had no bytes to merge.
+    assert _value(counted, 'nova_ext_merged_bytes_total', kind='pull') is None
+
+
+def test_the_bytes_of_a_merge(tmp_path: pathlib.Path) -> None:
+    counted = metrics.Metrics()
+    journal = counted.journal(tmp_path / 'j', _look)
+    job = journal.add(_pull('/one', '/hung', '/two'))
+    for _ in range(2):
+        journal.update(job.to(State.REPORTING, succeeded=True))
+    failed = journal.add(_pull('/one'))
+    journal.update(failed.to(State.REPORTING, succeeded=False))
+    name = 'nova_ext_merged_bytes_total'
+    assert _value(counted, name, kind='pull') == 2 * 4096
+    journal.close()
+    # The next process is told of it again, which counts for nothing.
+    counted = metrics.Metrics()
+    journal = counted.journal(tmp_path / 'j', _look)
+    for state in (State.REPORTING, State.CONFIRMING, State.DONE):
+        journal.update(job.to(state, succeeded=True))
+    assert _value(counted, name, kind='pull') is None
+    assert _ends(counted, job, State.DONE) == 1
