@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 from nova_ext.agent import metrics
@@ -72,3 +73,14 @@ def test_the_bytes_of_a_merge(tmp_path: pathlib.Path) -> None:
         journal.update(job.to(state, succeeded=True))
     assert _value(counted, name, kind='pull') is None
     assert _ends(counted, job, State.DONE) == 1
+
+
+def test_each_is_documented(tmp_path: pathlib.Path) -> None:
+    counted = metrics.Metrics()
+    counted.journal(tmp_path / 'j', _look)
+    page = pathlib.Path(__file__).parents[3] / 'api-ref/source/follow.inc'
+    documented = set(
+        re.findall(r'^``(nova_ext_\w+)``', page.read_text(), re.M)
+    )
+    shown = {family.name for family in counted.collected.collect()}
+    assert documented == shown
