@@ -17,7 +17,8 @@ import pytest
 from oslo_config import cfg
 
 from nova_ext import cinder
-from nova_ext.cmd.doctor import reports
+from nova_ext import conf as nova_ext_conf
+from nova_ext.cmd.doctor import agents, reports
 from nova_ext.virt import host as virt_host
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.cinder import Attachment, CinderDouble, Request
@@ -252,6 +253,26 @@ def test_as_whom_qemu_runs(
     with mock.patch.object(host, 'connect', return_value=connection):
         assert host.qemu_user() == user
     host.close()
+
+
+@pytest.mark.parametrize(
+    'url',
+    ['nothing://u:secret-word@h/', 'rabbit://u:secret-word@h:port/', 'x'],
+)
+def test_a_bus_that_cannot_be(tmp_path: pathlib.Path, url: str) -> None:
+    path = write_config(
+        tmp_path / 'doctor.conf',
+        {
+            'DEFAULT': {'transport_url': url},
+            'nova_ext_cinder': {'auth_type': 'none', 'endpoint': 'http://h'},
+        },
+    )
+    conf = cfg.ConfigOpts()
+    nova_ext_conf.register_opts(conf)
+    conf([], default_config_files=[str(path)])
+    (found,) = agents.check_bus(conf, ['host'])
+    assert found.state == 'wrong'
+    assert 'secret-word' not in str(found)
 
 
 def test_lines_for_people(tmp_path: pathlib.Path) -> None:

@@ -41,8 +41,10 @@ def check_bus(conf: cfg.ConfigOpts, hosts: Sequence[str]) -> Iterator[Finding]:
     try:
         brokers = rpc.bus.brokers(conf)
         api = rpc.ComputeAPI(conf)
-    except rpc.bus.UNUSABLE as error:
-        yield wrong('broker', f'{error}', _URL)
+    except (*rpc.bus.UNUSABLE, ValueError):
+        # NOTE: what they say may quote a password.
+        form = 'rabbit://USER:PASSWORD@HOST:PORT/VIRTUAL_HOST'
+        yield wrong('broker', 'there can be no such bus', f'{_URL}: {form}')
         return
     closed = [words for words in map(_closed, brokers) if words]
     for words in closed:
