@@ -27,6 +27,7 @@ SELINUX = (
 CINDER = """
 [DEFAULT]
 enabled_backends = nfs, lvm
+nfs_snapshot_support = true
 [nfs]
 volume_driver = cinder.volume.drivers.nfs.NfsDriver
 {}
@@ -68,7 +69,7 @@ def test_a_cinder_that_makes_no_snapshots(
 def test_a_file_that_is_none(tmp_path: pathlib.Path) -> None:
     for check in (files.check_cinder, files.check_paste):
         (found,) = check(tmp_path / 'nothing')
-        assert found.state == 'unknown'
+        assert found.state == 'wrong'
 
 
 def test_a_filter_at_the_wrong_place(tmp_path: pathlib.Path) -> None:
@@ -107,10 +108,12 @@ def test_a_denial_is_seen(
     for volumes, logs in (
         ([], [str(log)]),
         (['another'], [str(log)]),
-        ([VOLUME], ['/nowhere']),
     ):
         (found,) = denials.check(volumes, logs)
         assert found.state == 'ok'
+    (found,) = denials.check([VOLUME], ['/nowhere'])
+    assert found.state == 'unknown'
+    assert denials.check([VOLUME], ['/nowhere', str(log)])[0].state == 'wrong'
 
 
 def test_a_share_that_a_user_cannot_open(tmp_path: pathlib.Path) -> None:

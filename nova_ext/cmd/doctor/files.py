@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator
 
 from nova_ext.cmd import paste
-from nova_ext.cmd.doctor.finding import Finding, ok, unknown, wrong
+from nova_ext.cmd.doctor.finding import Finding, ok, wrong
 
 PASTE = pathlib.Path('/etc/nova/api-paste.ini')
 CINDER = pathlib.Path('/etc/cinder/cinder.conf')
@@ -21,7 +21,7 @@ def check_paste(path: pathlib.Path) -> Iterator[Finding]:
     try:
         findings = paste.check(path.read_text())
     except (OSError, UnicodeError, configparser.Error) as error:
-        yield unknown(subject, f'it cannot be read: {error}')
+        yield _unread(path, error)
         return
     for found in findings:
         mend = (
@@ -37,15 +37,18 @@ def check_paste(path: pathlib.Path) -> Iterator[Finding]:
 def check_cinder(path: pathlib.Path) -> Iterator[Finding]:
     """Whether Cinder's NFS driver may make snapshots at all."""
     subject = str(path)
-    parser = configparser.RawConfigParser(strict=False)
+    # NOTE: for Cinder nothing in DEFAULT goes for the other sections.
+    parser = configparser.RawConfigParser(
+        strict=False, default_section='no such section'
+    )
     try:
         parser.read_string(path.read_text())
     except (OSError, UnicodeError, configparser.Error) as error:
-        yield unknown(subject, f'it cannot be read: {error}')
+        yield _unread(path, error)
         return
     backends = [
         name
-        for name in ['DEFAULT', *parser.sections()]
+        for name in parser.sections()
         if parser[name].get('volume_driver', '').endswith(_NFS)
         and (name == 'DEFAULT' or name in _enabled(parser))
     ]
@@ -75,5 +78,10 @@ def check_cinder(path: pathlib.Path) -> Iterator[Finding]:
 
 
 def _enabled(parser: configparser.RawConfigParser) -> list[str]:
-    text = parser['DEFAULT'].get('enabled_backends', '')
+    text = parser.get('DEFAULT', 'enabled_backends', fallback='')
     return [name.strip() for name in text.split(',')]
+
+
+def _unread(path: pathlib.Path, error: Exception) -> Finding:
+    mend = 'name one that this user can read'
+    return wrong(str(path), f'it cannot be read: {error}', mend)
