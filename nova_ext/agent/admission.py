@@ -297,6 +297,14 @@ class Admission:
                 'see which file QEMU writes to, and make the definition name '
                 'it by "virsh edit" before the instance is started again',
             )
+        if stored and seen.vague:
+            raise self._unusable(
+                volume_id,
+                active.path,
+                'the header of a layer does not say the format of the one '
+                'below, and a guess would trust what a guest wrote there. '
+                'Write it down by "qemu-img rebase -u -F FORMAT -b FILE"',
+            )
         # NOTE: of a guest that is off libvirt may know the first file only.
         if not seen.agree and not (stored and len(seen.domain) == 1):
             raise exception.JobStateUnknown(

@@ -136,6 +136,7 @@ class Hypervisor:
             found = self._host.start_paused(
                 stand_in.definition(xml, job.target, name, job.worker_id)
             )
+            self._check_opened(job)
         if job.kind is Kind.PULL:
             base = job.after[1] if len(job.after) > 1 else None
             found.pull(job.target, base, self.bandwidth)
@@ -144,6 +145,22 @@ class Hypervisor:
             base = job.before[job.before.index(doomed) + 1]
             top = None if job.kind is Kind.ACTIVE else doomed
             found.commit(job.target, base, top, self.bandwidth)
+
+    def _check_opened(self, job: Job) -> None:
+        """Refuse to work on files that are not those that were looked at.
+
+        QEMU opens by name, what a name leads to can change meanwhile, and
+        a merge would copy what another volume holds.
+        """
+        if verify.look(job, self._host, self._files) is not (
+            transition.Chain.BEFORE
+        ):
+            raise exception.JobStateUnknown(
+                volume_id=job.volume_id,
+                reason='the stand-in of its guest, which is off, did not '
+                'open the files that the headers named before; nothing was '
+                'merged. Who else writes to this directory?',
+            )
 
     def progress(self, job: Job) -> tuple[int, int] | None:
         """Bytes done and bytes in all of a job's block job, if it has one.

@@ -127,16 +127,17 @@ def look(
 
 
 def _notes(path: str) -> dict[str, str]:
-    with open(path, 'rb') as file:
-        text = file.read(_MAX_INFO_BYTES)
     try:
-        notes = json.loads(text)
-    except ValueError:
-        notes = None
-    if not isinstance(notes, dict) or not all(
-        isinstance(name, str) for name in notes.values()
-    ):
-        raise image.NotAnImage(f"Cinder's notes in {path} cannot be read")
+        notes = json.loads(image.read_notes(path, _MAX_INFO_BYTES))
+        if not isinstance(notes, dict):
+            raise image.NotAnImage('it is no object')
+        for text in (*notes, *notes.values()):
+            if not isinstance(text, str) or not text.isprintable():
+                raise image.NotAnImage('not all in it is plain text')
+    except (image.NotAnImage, ValueError, RecursionError) as error:
+        raise image.NotAnImage(
+            f"Cinder's notes in {path} cannot be read: {error}"
+        ) from None
     return notes
 
 

@@ -62,7 +62,9 @@ def _objection(
         return 'another process has it open'
     if overlay.backing_file is None:
         return 'it has no backing file'
-    backing = chain.backing_path(new_path, overlay.backing_file)
+    backing = chain.backing_path(
+        new_path, overlay.backing_file, chain.home(active.path)
+    )
     if not os.path.exists(backing):
         return f'its backing file {overlay.backing_file} does not exist'
     if image.identity(backing) != seen.files[active.path]:

@@ -14,9 +14,9 @@ from xml.etree import ElementTree  # noqa: S405 (written by libvirt itself)
 
 from nova_ext.virt import image
 
-# NOTE: longer than any chain that QEMU would open, so that a loop of headers
-# can't hold us up.
-_MAX_LAYERS = 512
+# NOTE: libvirt's own bound (QEMU_DOMAIN_STORAGE_SOURCE_CHAIN_MAX_DEPTH), so
+# that neither a loop of headers nor a crowd of them can hold us up.
+_MAX_LAYERS = 200
 _NOVA = '{http://openstack.org/xmlns/libvirt/nova/'
 
 
@@ -76,12 +76,14 @@ class Seen:
         layer that libvirt names
     :ivar files: path → device and inode, or the path where nothing is
     :ivar open: path → QEMU's locks, for every file that was asked for
+    :ivar vague: whether a header does not say the format of what is below
     """
 
     domain: tuple[str, ...]
     headers: tuple[str, ...]
     files: dict[str, tuple[int, int] | str]
     open: dict[str, image.Locks]
+    vague: bool = False
 
     @property
     def agree(self) -> bool:
@@ -95,7 +97,10 @@ class Seen:
 
 def parse(xml: str) -> Domain:
     """A domain's XML as a value. :raises: ValueError"""
-    root = ElementTree.fromstring(xml)  # noqa: S314
+    try:
+        root = ElementTree.fromstring(xml)  # noqa: S314
+    except ElementTree.ParseError as error:
+        raise ValueError(f'it is not XML: {error}') from None
     agent = root.find("devices/channel/target[@name='org.qemu.guest_agent.0']")
     return Domain(
         uuid=root.findtext('uuid', ''),
@@ -154,18 +159,36 @@ def _layers(element: ElementTree.Element) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def backing_path(path: str, name: str) -> str:
+def home(path: str) -> str:
+    """The directory that the chain of the active layer at `path` is in."""
+    return os.path.realpath(os.path.dirname(path))
+
+
+def backing_path(path: str, name: str, within: str) -> str:
     """Where a backing file name in the header of the file at `path` leads.
 
+    :param within: the :func:`home` of the chain, which it may not leave
     :raises: :class:`nova_ext.virt.image.NotAnImage` for a name that is not
-        one of a file (``json:``, a protocol, control characters)
+        one of a file (``json:``, a protocol, control characters), or of one
+        elsewhere
     """
     if ':' in name.split('/')[0] or not name.isprintable():
         raise image.NotAnImage(
             f'its backing file {name[:100]!r} is not a plain file'
         )
     # NOTE: not normalised: behind a link `..` is elsewhere for the kernel.
-    return os.path.join(os.path.dirname(path), name)
+    found = os.path.join(os.path.dirname(path), name)
+    _check_within(found, within, f'its backing file {name}')
+    return found
+
+
+def _check_within(path: str, within: str, what: str) -> None:
+    # NOTE: Quobyte's shared bases are in a directory below (lab E10).
+    if os.path.commonpath((os.path.realpath(path), within)) != within:
+        raise image.NotAnImage(
+            f'{what} leads out of {within}, the directory of the active '
+            'layer; neither a name in a header nor a link may'
+        )
 
 
 def headers(layer: Layer) -> tuple[str, ...]:
@@ -176,17 +199,46 @@ def headers(layer: Layer) -> tuple[str, ...]:
 
     :raises: :class:`nova_ext.virt.image.NotAnImage`, OSError
     """
-    paths = [layer.path]
-    layer_format: str | None = layer.format
-    while layer_format == 'qcow2':
-        found = image.read_qcow2(paths[-1], link=True)
+    return tuple(found.path for found in _follow(layer))
+
+
+def _follow(layer: Layer) -> list[Layer]:
+    within = home(layer.path)
+    _check_within(layer.path, within, f'the link {layer.path}')
+    layers = [layer]
+    while layers[-1].format == 'qcow2':
+        path = layers[-1].path
+        found = image.read_qcow2(path, link=True)
         if found.backing_file is None:
             break
-        if len(paths) >= _MAX_LAYERS:
-            raise image.NotAnImage('its backing chain has no end')
-        paths.append(backing_path(paths[-1], found.backing_file))
-        layer_format = found.backing_format
-    return tuple(paths)
+        if len(layers) >= _MAX_LAYERS:
+            raise image.NotAnImage(
+                f'its backing chain has no end, or more than {_MAX_LAYERS} '
+                'layers'
+            )
+        layers.append(
+            Layer(
+                backing_path(path, found.backing_file, within),
+                found.backing_format or '',
+            )
+        )
+    return layers
+
+
+def _check_formats(said: tuple[Layer, ...], found: list[Layer]) -> None:
+    """Refuse a file that one witness takes for a header and one for data."""
+    for one, other in zip(said, found, strict=False):
+        if not (one.format and other.format) or _file(one.path) != _file(
+            other.path
+        ):
+            continue
+        if (one.format == 'qcow2') != (other.format == 'qcow2'):
+            raise image.NotAnImage(
+                f'libvirt opens {one.path} as {one.format}, and the header '
+                f'above it says {other.format[:15]!r}. What is in a raw file '
+                'is the guest\'s: find out who wrote the header before it '
+                'is made to agree by "qemu-img rebase -u -F FORMAT"'
+            )
 
 
 def observe(disk: Disk, *others: str) -> Seen:
@@ -197,7 +249,9 @@ def observe(disk: Disk, *others: str) -> Seen:
     :raises: :class:`nova_ext.virt.image.NotAnImage`, OSError
     """
     named = tuple(layer.path for layer in disk.layers)
-    below = headers(disk.layers[0])
+    layers = _follow(disk.layers[0])
+    _check_formats(disk.layers, layers)
+    below = tuple(layer.path for layer in layers)
     found = {}
     for path in {*below, *others}:
         try:
@@ -209,6 +263,7 @@ def observe(disk: Disk, *others: str) -> Seen:
         headers=below,
         files={path: _file(path) for path in {*named, *below, *others}},
         open=found,
+        vague=not all(layer.format for layer in layers),
     )
 
 

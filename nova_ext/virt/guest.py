@@ -117,14 +117,23 @@ class Guest:
 
     def describe(self) -> chain.Domain:
         """The live definition; of a guest that is off the stored one."""
-        return chain.parse(self._call(self._domain.XMLDesc, 0))
+        return self._parse(self._call(self._domain.XMLDesc, 0))
 
     def stored(self) -> chain.Domain | None:
         """The definition of its next start; None if it has none."""
         if not self._call(self._domain.isPersistent):
             return None
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE
-        return chain.parse(self._call(self._domain.XMLDesc, flags))
+        return self._parse(self._call(self._domain.XMLDesc, flags))
+
+    def _parse(self, xml: str) -> chain.Domain:
+        try:
+            return chain.parse(xml)
+        except ValueError as error:
+            raise exception.HypervisorError(
+                code=libvirt.VIR_ERR_XML_ERROR,
+                reason=f'the definition of instance {self.uuid}: {error}',
+            ) from None
 
     def state(self) -> str:
         """One of the values of ``STATES``, or ``in no state``."""
@@ -234,7 +243,7 @@ class Guest:
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE
         xml = self._call(self._domain.XMLDesc, flags)
         disk = stand_in.without_backing(xml, target)
-        if disk is not None and not chain.parse(xml).of_nova:
+        if disk is not None and not self._parse(xml).of_nova:
             flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
             self._call(self._domain.updateDeviceFlags, disk, flags)
         return xml

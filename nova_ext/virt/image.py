@@ -11,7 +11,6 @@ the process.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import fcntl
 import os
 import stat
@@ -92,20 +91,9 @@ def read_qcow2(path: str, *, link: bool = False) -> Image:
     :param link: follow a symbolic link, and accept further names
     :raises: :class:`NotAnImage`, OSError
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    try:
-        fd = os.open(path, flags if link else flags | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise NotAnImage('it is a symbolic link') from None
-        if error.errno == errno.ENXIO:
-            # A socket, or a device that is not there.
-            raise NotAnImage('it is not a regular file') from None
-        raise
+    fd = _open(path, link)
     try:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotAnImage('it is not a regular file')
         if status.st_nlink > 1 and not link:
             raise NotAnImage('it has another name (a hard link) elsewhere')
         return _parse(fd, (status.st_dev, status.st_ino))
@@ -123,6 +111,48 @@ def raw_size(path: str) -> int:
     return os.stat(path).st_size
 
 
+def _open(path: str, link: bool = True) -> int:
+    """A descriptor to read the regular file at `path`.
+
+    :param link: follow a symbolic link
+    :raises: :class:`NotAnImage`, OSError
+    """
+    # NOTE: whatever else has that name is not opened at all, not even for a
+    # moment: opening a pipe or a device can do something.
+    flags = os.O_PATH | os.O_CLOEXEC
+    place = os.open(path, flags if link else flags | os.O_NOFOLLOW)
+    try:
+        mode = os.fstat(place).st_mode
+        if stat.S_ISLNK(mode):
+            raise NotAnImage('it is a symbolic link')
+        if not stat.S_ISREG(mode):
+            raise NotAnImage('it is not a regular file')
+        try:
+            return os.open(
+                f'/proc/self/fd/{place}', os.O_RDONLY | os.O_CLOEXEC
+            )
+        except OSError as error:
+            error.filename = path
+            raise
+    finally:
+        os.close(place)
+
+
+def read_notes(path: str, limit: int) -> bytes:
+    """What is in the regular file at `path`, which is no image.
+
+    :param limit: bytes that it may have
+    :raises: :class:`NotAnImage`, OSError
+    """
+    fd = _open(path, link=False)
+    try:
+        if os.fstat(fd).st_size > limit:
+            raise NotAnImage(f'it has more than {limit} bytes')
+        return os.pread(fd, limit, 0)
+    finally:
+        os.close(fd)
+
+
 def locks(path: str) -> Locks:
     """What QEMU has the file open for, by its image locks.
 
@@ -130,9 +160,9 @@ def locks(path: str) -> Locks:
     same look has found one before: file systems without locks and other
     mounts look alike (lab E2).
 
-    :raises: OSError
+    :raises: :class:`NotAnImage`, OSError
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = _open(path)
     try:
         return Locks(
             opened=_locked(fd, _LOCK_FIRST, _LOCK_LENGTH),

@@ -177,7 +177,9 @@ def test_below_a_guest_that_is_off_a_stand_in_merges(
 ) -> None:
     guest.has_qemu = False
     job = jobs.delete(**HERE, stored=True)
-    hypervisor.start(job)
+    with mock.patch.object(verify, 'look', autospec=True) as look:
+        look.return_value = Chain.BEFORE
+        hypervisor.start(job)
     assert guest.calls == [('forget_backing', 'vdb')]
     (root,), (_, stand_in) = host.started, host.guests
     assert stand_in.uuid == job.worker_id
@@ -195,6 +197,19 @@ def test_below_a_guest_that_is_off_a_stand_in_merges(
     assert not hypervisor.release(job)
     host.guests.remove(stand_in)
     assert hypervisor.release(job)
+
+
+@pytest.mark.parametrize(
+    'seen', [chain for chain in Chain if chain is not Chain.BEFORE]
+)
+def test_a_stand_in_that_opened_other_files_merges_nothing(
+    hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host, seen: Chain
+) -> None:
+    guest.has_qemu = False
+    with mock.patch.object(verify, 'look', autospec=True, return_value=seen):
+        with pytest.raises(exception.JobStateUnknown, match='did not open'):
+            hypervisor.start(jobs.delete(**HERE, stored=True))
+    assert host.guests[-1].calls == []
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,8 @@ def test_of_a_guest_that_is_off_no_agent_is_connected() -> None:
     [
         ('volume-1', '/share/volume-1'),
         ('./volume-1', '/share/./volume-1'),
-        ('/other/volume-1', '/other/volume-1'),
+        ('/share/volume-1', '/share/volume-1'),
+        ('sub/../volume-1', '/share/sub/../volume-1'),
         ('sub/volume:1', '/share/sub/volume:1'),
         ('with blank', '/share/with blank'),
         # The kernel, which QEMU leaves it to, follows links before `..`.
@@ -224,7 +225,7 @@ def test_of_a_guest_that_is_off_no_agent_is_connected() -> None:
 def test_a_backing_name_leads_where_qemu_would_go(
     name: str, expected: str
 ) -> None:
-    assert chain.backing_path('/share/overlay', name) == expected
+    assert chain.backing_path('/share/overlay', name, '/share') == expected
 
 
 @pytest.mark.parametrize(
@@ -242,8 +243,16 @@ def test_a_backing_name_leads_where_qemu_would_go(
 )
 def test_a_backing_name_that_is_no_plain_file_is_refused(name: str) -> None:
     with pytest.raises(image.NotAnImage, match='is not a plain file') as error:
-        chain.backing_path('/share/overlay', name)
+        chain.backing_path('/share/overlay', name, '/share')
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    'name', ['/etc/shadow', '../other/volume-1', '/share2/volume-1', '/', '..']
+)
+def test_a_backing_name_that_leads_out_is_refused(name: str) -> None:
+    with pytest.raises(image.NotAnImage, match='leads out of /share'):
+        chain.backing_path('/share/overlay', name, '/share')
 
 
 def _layer(path: pathlib.Path, layer_format: str = 'qcow2') -> chain.Layer:
@@ -291,6 +300,41 @@ def test_a_loop_of_headers_has_an_end(tmp_path: pathlib.Path) -> None:
     qcow2.make(tmp_path / 'b', backing=b'a', backing_format=b'qcow2')
     with pytest.raises(image.NotAnImage, match='no end'):
         chain.headers(_layer(tmp_path / 'a'))
+
+
+def test_a_link_leads_to_no_other_directory(
+    stack: list[pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    share, elsewhere = tmp_path / 'share', tmp_path / 'elsewhere'
+    for directory in (share, elsewhere):
+        directory.mkdir()
+    for path in stack:
+        path.rename(share / path.name)
+    for name in ('base', 'middle', 'top'):
+        (share / name).rename(elsewhere / name)
+        (share / name).symlink_to(elsewhere / name)
+        with pytest.raises(image.NotAnImage, match='leads out of'):
+            chain.headers(_layer(share / 'top'))
+        (share / name).unlink()
+        (elsewhere / name).rename(share / name)
+    (share / 'base').rename(share / 'kept')
+    (share / 'base').symlink_to('kept')
+    assert len(chain.headers(_layer(share / 'top'))) == 3
+
+
+def test_a_chain_as_deep_as_libvirt_s_is_read_and_no_deeper(
+    tmp_path: pathlib.Path,
+) -> None:
+    qcow2.make(tmp_path / '0', backing=b'')
+    for number in range(1, 201):
+        qcow2.make(
+            tmp_path / str(number),
+            backing=b'%d' % (number - 1),
+            backing_format=b'qcow2',
+        )
+    assert len(chain.headers(_layer(tmp_path / '199'))) == 200
+    with pytest.raises(image.NotAnImage, match='more than 200 layers'):
+        chain.headers(_layer(tmp_path / '200'))
 
 
 def test_a_chain_with_a_hole_is_no_chain(stack: list[pathlib.Path]) -> None:
@@ -356,3 +400,58 @@ def test_a_definition_whose_file_is_gone_does_not_agree(
     top, _, base = _layers(stack)
     gone = chain.Layer('/not/there', 'raw')
     assert not chain.observe(_observed(top, gone, base)).agree
+
+
+@pytest.mark.parametrize(('said', 'found'), [('raw', 'qcow2'), ('qcow2', 'raw')])
+def test_two_formats_of_one_file_are_refused(
+    tmp_path: pathlib.Path, said: str, found: str
+) -> None:
+    qcow2.make(tmp_path / 'base', backing=b'')
+    active = qcow2.make(
+        tmp_path / 'active', backing=b'base', backing_format=found.encode()
+    )
+    disk = _observed(_layer(active), _layer(tmp_path / 'base', said))
+    with pytest.raises(image.NotAnImage, match=f'as {said}, and the header'):
+        chain.observe(disk)
+    disk = _observed(_layer(active), _layer(tmp_path / 'base', found))
+    assert chain.observe(disk).agree
+
+
+def test_a_header_without_the_format_of_what_is_below_is_vague(
+    stack: list[pathlib.Path],
+) -> None:
+    assert not chain.observe(_observed(*_layers(stack))).vague
+    qcow2.make(stack[1], backing=b'base', backing_format=None)
+    assert chain.observe(_observed(*_layers(stack))).vague
+
+
+@pytest.mark.parametrize(
+    'xml',
+    [
+        '',
+        'x',
+        '<domain>',
+        '<domain><uuid>&none;</uuid></domain>',
+        '<!DOCTYPE d [<!ENTITY a "1">]><domain>&b;</domain>',
+        '<domain>\x00</domain>',
+        # A tenth of a kilobyte that would be three gigabytes.
+        '<!DOCTYPE d [<!ENTITY a0 "lol">'
+        + ''.join(
+            f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10)
+        )
+        + ']><domain><uuid>&a9;</uuid></domain>',
+    ],
+)
+def test_what_is_no_definition_is_refused(xml: str) -> None:
+    with pytest.raises(ValueError, match='not XML'):
+        chain.parse(xml)
+
+
+def test_no_file_is_read_into_a_definition(tmp_path: pathlib.Path) -> None:
+    secret = tmp_path / 'secret'
+    secret.write_text('secret')
+    with pytest.raises(ValueError, match='not XML'):
+        chain.parse(
+            f'<!DOCTYPE d [<!ENTITY x SYSTEM "file://{secret}">]>'
+            '<domain><uuid>&x;</uuid></domain>'
+        )
