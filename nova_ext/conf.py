@@ -67,6 +67,28 @@ api_opts = [
     cfg.PortOpt(
         'port', default=8774, help='The port that nova-ext-serve listens on.'
     ),
+    cfg.FloatOpt(
+        'request_timeout',
+        default=30.0,
+        min=0.1,
+        help='Seconds within which nova-ext-serve must have all of a '
+        'request, and a client take the answer. The size of a body is '
+        'limited by [oslo_middleware] max_request_body_size.',
+    ),
+    cfg.IntOpt(
+        'max_header_bytes',
+        default=65536,
+        min=1024,
+        help='Bytes that the request line and the headers of a request to '
+        'nova-ext-serve may have.',
+    ),
+    cfg.IntOpt(
+        'max_connections',
+        default=256,
+        min=1,
+        help='Connections that nova-ext-serve has at a time; each is a '
+        'thread. Further ones are answered 503.',
+    ),
 ]
 
 agent_opts = [

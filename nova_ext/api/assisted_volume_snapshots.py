@@ -53,6 +53,7 @@ class AssistedVolumeSnapshotsController:
             req.query(), strict=version >= STRICT_QUERY
         )
         context.can(policies.DELETE)
+        schemas.check_id(id)
         delete_info = schemas.delete_info(text)
         self._compute_api.volume_snapshot_delete(
             context, delete_info['volume_id'], id, delete_info

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable
@@ -84,6 +85,11 @@ def _is_webob_s(response: webob.Response) -> bool:
         return False
 
 
+def _visible(text: str) -> str:
+    """A part of a request in which nothing can look like another part."""
+    return re.sub('[^!#-~]', lambda found: f'%{ord(found[0]):02X}', text)
+
+
 class FaultFilter:
     """Every refusal in the envelope, and one log line per request.
 
@@ -132,10 +138,10 @@ class FaultFilter:
         query = environ.get('QUERY_STRING')
         LOG.info(
             '%s "%s %s%s" status: %d len: %s microversion: %s time: %.6f',
-            environ.get('REMOTE_ADDR', '-'),
-            environ['REQUEST_METHOD'],
+            _visible(environ.get('REMOTE_ADDR', '-')),
+            _visible(environ['REQUEST_METHOD']),
             path,
-            f'?{query}' if query else '',
+            f'?{_visible(query)}' if query else '',
             response.status_int,
             response.content_length or 0,
             response.headers.get(wsgi.VERSION_HEADERS[1], '-'),

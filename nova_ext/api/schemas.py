@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-import unicodedata
+import re
 from typing import Any
 
 import jsonschema
@@ -20,11 +20,18 @@ from nova_ext import exception
 _SHOWN = 1024
 
 _PLAIN_TEXT = (
-    'is not plain text: control characters and lone surrogates are not allowed'
+    'is not plain text: control characters, those of line breaks and text '
+    'direction among them, and lone surrogates are not allowed'
 )
 _FILE_NAME = (
     'is not a plain file name: one path component of at most 255 bytes, '
     'without "/" and control characters, and neither "." nor ".."'
+)
+
+# NOTE: control characters, lone surrogates, and what breaks lines or turns
+# their direction where a log is looked at.
+_NOT_PLAIN = re.compile(
+    r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
 )
 
 _formats = jsonschema.FormatChecker(formats=())
@@ -33,9 +40,7 @@ _formats = jsonschema.FormatChecker(formats=())
 @_formats.checks('plain-text')
 def is_plain_text(value: object) -> bool:
     """Whether a string can be stored, logged and sent anywhere as it is."""
-    return not isinstance(value, str) or not any(
-        unicodedata.category(character) in ('Cc', 'Cs') for character in value
-    )
+    return not isinstance(value, str) or not _NOT_PLAIN.search(value)
 
 
 @_formats.checks('file-name')
@@ -222,6 +227,17 @@ def delete_query(query: dict[str, list[str]], strict: bool) -> str | None:
         _check(_delete_query, query)
     values = query.get('delete_info')
     return values[-1] if values else None
+
+
+def check_id(identity: str) -> None:
+    """Refuse an id of a path that is not plain text.
+
+    :raises: :class:`nova_ext.exception.InvalidInput`
+    """
+    if not is_plain_text(identity):
+        raise exception.InvalidInput(
+            reason=f'The snapshot id {identity[:_SHOWN]!r} {_PLAIN_TEXT}'
+        )
 
 
 def delete_info(text: str | None) -> dict[str, Any]:

@@ -16,20 +16,19 @@ import logging
 import os
 import pathlib
 import signal
-import socketserver
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from wsgiref import simple_server
 
 from oslo_config import cfg
 
 from nova_ext import conf as nova_ext_conf
 from nova_ext import exception
 from nova_ext.api import app
+from nova_ext.cmd import http
 from nova_ext.compute import api as compute
 from nova_ext.virt import private
 
@@ -52,19 +51,6 @@ _cli_opts = [
 
 class CannotServe(RuntimeError):
     """The service can't be started; says what mends it."""
-
-
-class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-
-class _Handler(simple_server.WSGIRequestHandler):
-    # NOTE: a connection that sends nothing must not keep a thread for ever.
-    timeout = 60
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: the fault filter has the line about each request."""
 
 
 def _check_host(conf: cfg.ConfigOpts) -> None:
@@ -158,17 +144,23 @@ def _end_with(
     shutdown()
 
 
-def _listen(conf: cfg.ConfigOpts) -> simple_server.WSGIServer:
-    host, port = conf.nova_ext.host, conf.nova_ext.port
+def _listen(conf: cfg.ConfigOpts) -> http.Server:
+    options = conf.nova_ext
     application = app.load(conf)
     try:
-        return simple_server.make_server(
-            host, port, application, _Server, _Handler
+        return http.Server(
+            (options.host, options.port),
+            application,
+            http.Limits(
+                options.request_timeout,
+                options.max_header_bytes,
+                options.max_connections,
+            ),
         )
     except OSError as error:
         raise CannotServe(
-            f'[nova_ext] host {host} and port {port} cannot be listened on: '
-            f'{error}'
+            f'[nova_ext] host {options.host} and port {options.port} cannot '
+            f'be listened on: {error}'
         ) from None
 
 

@@ -209,6 +209,9 @@ def _follow(layer: Layer) -> list[Layer]:
     while layers[-1].format == 'qcow2':
         path = layers[-1].path
         found = image.read_qcow2(path, link=True)
+        if found.features & image.DATA_FILE:
+            # QEMU would open whatever file the header names.
+            raise image.NotAnImage(f'{path} has an external data file')
         if found.backing_file is None:
             break
         if len(layers) >= _MAX_LAYERS:
@@ -236,7 +239,7 @@ def _check_formats(said: tuple[Layer, ...], found: list[Layer]) -> None:
             raise image.NotAnImage(
                 f'libvirt opens {one.path} as {one.format}, and the header '
                 f'above it says {other.format[:15]!r}. What is in a raw file '
-                'is the guest\'s: find out who wrote the header before it '
+                "is the guest's: find out who wrote the header before it "
                 'is made to agree by "qemu-img rebase -u -F FORMAT"'
             )
 

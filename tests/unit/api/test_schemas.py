@@ -50,14 +50,16 @@ def test_each_schema_is_one(schema: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    'text', ['a', 'volume-1', 'é', '快照', '\U0001f5ab', ' ', 'a b', '\u2028']
+    'text', ['a', 'volume-1', 'é', '快照', '\U0001f5ab', ' ', 'a b', '\u200d']
 )
 def test_plain_text(text: str) -> None:
     assert schemas.is_plain_text(text)
 
 
 @pytest.mark.parametrize(
-    'text', ['\0', 'a\nb', 'a\r', '\t', '\x1b', '\x7f', '\x9f', '\ud800']
+    'text',
+    ['\0', 'a\nb', 'a\r', '\t', '\x1b', '\x7f', '\x85', '\x9f', '\ud800']
+    + ['\u2028', '\u2029', '\u202e', '\u2066'],
 )
 def test_no_plain_text(text: str) -> None:
     assert not schemas.is_plain_text(text)

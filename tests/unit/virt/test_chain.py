@@ -337,6 +337,14 @@ def test_a_chain_as_deep_as_libvirt_s_is_read_and_no_deeper(
         chain.headers(_layer(tmp_path / '200'))
 
 
+def test_no_layer_may_have_its_data_elsewhere(
+    stack: list[pathlib.Path],
+) -> None:
+    qcow2.make(stack[1], backing=b'base', features=image.DATA_FILE)
+    with pytest.raises(image.NotAnImage, match='an external data file'):
+        chain.headers(_layer(stack[0]))
+
+
 def test_a_chain_with_a_hole_is_no_chain(stack: list[pathlib.Path]) -> None:
     stack[1].unlink()
     with pytest.raises(FileNotFoundError):
@@ -402,7 +410,9 @@ def test_a_definition_whose_file_is_gone_does_not_agree(
     assert not chain.observe(_observed(top, gone, base)).agree
 
 
-@pytest.mark.parametrize(('said', 'found'), [('raw', 'qcow2'), ('qcow2', 'raw')])
+@pytest.mark.parametrize(
+    ('said', 'found'), [('raw', 'qcow2'), ('qcow2', 'raw')]
+)
 def test_two_formats_of_one_file_are_refused(
     tmp_path: pathlib.Path, said: str, found: str
 ) -> None:
