@@ -111,6 +111,14 @@ agent_opts = [
         help='The UNIX socket by which the API of this host reaches the '
         'agent; at most 107 bytes.',
     ),
+    cfg.StrOpt(
+        'socket_group',
+        help='The group that may send the requests of the API by the socket, '
+        'for an API that runs as another user than the agent; the socket '
+        'must be in a directory that the group may search. Without it only '
+        'root and the user of the agent may, who alone may do what '
+        'nova-ext-manage does.',
+    ),
     cfg.BoolOpt(
         'rpc',
         default=False,

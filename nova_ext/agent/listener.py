@@ -7,13 +7,15 @@ What a request means is the dispatcher's business, which socket the service's.
 from __future__ import annotations
 
 import logging
+import os
 import socketserver
 from typing import TYPE_CHECKING
 
+from nova_ext import exception
 from nova_ext.agent import wire
 
 if TYPE_CHECKING:
-    from nova_ext.agent import dispatch
+    from nova_ext.agent import dispatch, peers
 
 LOG = logging.getLogger(__name__)
 
@@ -34,7 +36,12 @@ class _Handler(socketserver.StreamRequestHandler):
         except wire.Malformed as error:
             reply = dispatcher.refuse(error)
         else:
-            reply = dispatcher.reply(*request)
+            reason = self.server.peers.refusal(self.connection, request[0])
+            if reason:
+                LOG.warning('Refused: %s', reason)
+                reply = wire.error(exception.AgentBusy(reason=reason))
+            else:
+                reply = dispatcher.reply(*request)
         try:
             self.wfile.write(wire.encode(reply))
         except OSError as error:
@@ -45,6 +52,7 @@ class Server(socketserver.ThreadingUnixStreamServer):
     """Answers requests, each in a thread of its own.
 
     :param path: of the socket
+    :param allowed: who may ask
     :raises: OSError
     """
 
@@ -53,6 +61,11 @@ class Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = False
     request_queue_size = 128
 
-    def __init__(self, path: str, dispatcher: dispatch.Dispatcher) -> None:
+    def __init__(
+        self, path: str, dispatcher: dispatch.Dispatcher, allowed: peers.Peers
+    ) -> None:
         self.dispatcher = dispatcher
+        self.peers = allowed
         super().__init__(path, _Handler)
+        if allowed.group_id is not None:
+            os.chown(path, -1, allowed.group_id)

@@ -18,7 +18,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from nova_ext import cinder
+from nova_ext import cinder, exception
 from nova_ext.agent import (
     admission,
     dispatch,
@@ -26,6 +26,7 @@ from nova_ext.agent import (
     journal,
     listener,
     manager,
+    peers,
     reporter,
     systemd,
 )
@@ -55,6 +56,12 @@ class Service:
         # NOTE: a signal handler may put something into this kind of queue.
         self._orders: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._socket = options.socket
+        try:
+            self._peers = peers.Peers(options.socket_group)
+        except LookupError as error:
+            raise StartFailed(
+                f'[nova_ext_agent] socket_group cannot be used: {error}'
+            ) from None
         self._state_dir = pathlib.Path(options.state_dir)
         # NOTE: the order of a start: lock, journal, connect, recover, and
         # only then serve (design §4).
@@ -277,7 +284,7 @@ class Service:
             pathlib.Path(path).unlink(missing_ok=True)
             mask = os.umask(0o117)
             try:
-                return listener.Server(path, self._dispatcher)
+                return listener.Server(path, self._dispatcher, self._peers)
             finally:
                 os.umask(mask)
         except OSError as error:
