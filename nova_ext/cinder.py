@@ -106,13 +106,15 @@ def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
 class Cinder:
     """The block storage service, as ``[nova_ext_cinder]`` says.
 
-    :raises: keystoneauth1 errors for options that can't be used
+    :raises: keystoneauth1 and oslo_config errors for options that can't be
+        used
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         register_opts(conf)
         group = GROUP.name
         auth = loading.load_auth_from_conf_options(conf, group)
+        _check_urls(conf)
         session = loading.load_session_from_conf_options(
             conf, group, auth=auth
         )
@@ -251,6 +253,19 @@ class Cinder:
             )
         except exceptions.ClientException as error:
             raise NoAnswer(str(error)) from error
+
+
+def _check_urls(conf: cfg.ConfigOpts) -> None:
+    """Refuse a password where it would be in each message about a URL."""
+    for name in ('auth_url', 'endpoint', 'endpoint_override'):
+        with contextlib.suppress(cfg.NoSuchOptError):
+            url = conf[GROUP.name][name] or ''
+            if '@' in url:
+                raise cfg.ConfigFileValueError(
+                    f'[{GROUP.name}] {name} has a user or a password in it, '
+                    'which logs would show. Use the options username and '
+                    'password, with auth_type = http_basic or password.'
+                )
 
 
 def _path(name: str, resource: str = 'snapshots') -> str:

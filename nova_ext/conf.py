@@ -8,14 +8,27 @@ client is, in :mod:`nova_ext.cinder`. Reading files at import is not done here.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import pathlib
+import re
 import socket
+import stat
 import sys
 from collections.abc import Sequence
 
 from oslo_config import cfg
 from oslo_log import log
+
+LOG = logging.getLogger(__name__)
+
+# Options that hold a password, and URLs that have one in them.
+_PASSWORD = re.compile(
+    rb'^[ \t]*([a-z_]*(password|secret|token)[ \t]*[=:][ \t]*\S'
+    rb'|[a-z_]+[ \t]*[=:][ \t]*[^#\n]*://[^/\n]*:[^/\n]+@)',
+    re.MULTILINE | re.IGNORECASE,
+)
 
 API_GROUP = cfg.OptGroup('nova_ext', 'The HTTP service')
 AGENT_GROUP = cfg.OptGroup('nova_ext_agent', 'The agent of a hypervisor')
@@ -337,7 +350,24 @@ def setup(
         ),
     )
     log.setup(conf, 'nova_ext')
+    for path in exposed_files(conf):
+        LOG.warning(
+            '%s has a password in it, and everybody on this host may read '
+            'it. Run "chmod o-rwx" on it.',
+            path,
+        )
     return conf
+
+
+def exposed_files(conf: cfg.ConfigOpts) -> list[str]:
+    """The configuration files whose passwords everybody may read."""
+    found = []
+    for path in conf.config_file or ():
+        with contextlib.suppress(OSError), open(path, 'rb') as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if mode & stat.S_IROTH and _PASSWORD.search(file.read()):
+                found.append(path)
+    return found
 
 
 def find_paste_file(conf: cfg.ConfigOpts) -> str:

@@ -197,6 +197,7 @@ class FleetHost(CrashHost):
         )
         self.name = name
         self.double = double
+        self.bus = bus
         self.cable = Cable(bus.port)
         self.clock = Clock(directory / 'clock')
         self.credentials: dict[str, Any] = {}
@@ -217,7 +218,7 @@ class FleetHost(CrashHost):
     def configuration(self) -> dict[str, dict[str, Any]]:
         """See :class:`tests.fixtures.host.Host`."""
         groups = super().configuration()
-        groups['DEFAULT']['transport_url'] = url_through(self.cable)
+        groups['DEFAULT']['transport_url'] = self.bus.url_by(self.cable.port)
         groups['oslo_messaging_rabbit'] = _RECONNECT
         groups['nova_ext_cinder'] |= {'timeout': 5, **self.credentials}
         return groups
@@ -409,8 +410,9 @@ class Fleet:
 
         :param groups: group → options, beside those set here
         """
+        port = (cable or self.cable).port
         options = {
-            'DEFAULT': {'transport_url': url_through(cable or self.cable)},
+            'DEFAULT': {'transport_url': self.bus.url_by(port)},
             'oslo_messaging_rabbit': _RECONNECT,
             'nova_ext': {'compute_api': 'rpc'},
             'nova_ext_agent': {'reply_wait': self._reply_wait},
@@ -450,8 +452,3 @@ class Fleet:
             for path in paths
             if path.exists()
         )
-
-
-def url_through(cable: Cable) -> str:
-    """The transport_url of a broker behind a cable."""
-    return f'rabbit://guest:guest@127.0.0.1:{cable.port}/'

@@ -221,7 +221,7 @@ def test_the_bus_and_who_listens_there(
             assert status == 0, found
 
             url = groups['DEFAULT']['transport_url']
-            wrong = url.replace('guest:guest', 'guest:secret-word')
+            wrong = url.replace(rabbitmq.password, 'secret-word')
             gone = url.replace(str(rabbitmq.port), str(free_port()))
             for bad, words in ((wrong, 'lets us not in'), (gone, 'refused')):
                 groups['DEFAULT']['transport_url'] = bad

@@ -299,3 +299,13 @@ def test_messages_are_cut_to_a_line() -> None:
         'text',
     ):
         assert message(other) == ''
+
+
+@pytest.mark.parametrize('option', ['endpoint', 'endpoint_override'])
+def test_a_password_in_a_url_is_refused(
+    double: CinderDouble, option: str
+) -> None:
+    url = double.endpoint.replace('//', '//nova:S3CRET@')
+    with pytest.raises(cfg.Error, match='Use the options username') as error:
+        _client(double, **{option: url})
+    assert 'S3CRET' not in str(error.value)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""With all logs on, neither they nor an answer repeat what let one in."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+
+import pytest
+import webob
+
+from tests.fixtures.app import RecordingAPI
+from tests.functional import arbitrary, fixtures
+
+PATH = '/v2.1/os-assisted-volume-snapshots'
+SECRETS = {
+    'X-Auth-Token': 'token-of-a-service',
+    'X-Service-Token': 'token-of-a-manager',
+    'Authorization': 'Basic '
+    + base64.b64encode(b'cinder:secret-of-cinder').decode(),
+    'Cookie': 'a=secret-cookie',
+}
+WRONG = {
+    'X-Auth-Token': 'token-of-nobody-here',
+    'Authorization': 'Basic '
+    + base64.b64encode(b'cinder:secret-of-another').decode(),
+}
+BROKEN = {'X-Auth-Token': 'token-that-breaks-the-filter'}
+
+
+@pytest.mark.parametrize(
+    'pipeline',
+    [
+        fixtures.Keystone,
+        fixtures.UndecidedKeystone,
+        fixtures.UnreachableKeystone,
+        fixtures.HttpBasic,
+        fixtures.Noauth,
+    ],
+)
+def test_no_pipeline_writes_down_who_knocked(
+    pipeline: type[fixtures.Keystone], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    written = []
+    with pipeline().running() as app:
+        RecordingAPI.errors['521752a6-acf6-4b2d-bc7a-119f9148cd8c'] = (
+            ValueError('unexpected')
+        )
+        for headers in (SECRETS, WRONG, BROKEN, {}):
+            for body in (json.dumps(arbitrary.CREATE), '{', '{}'):
+                request = webob.Request.blank(
+                    PATH, method='POST', headers=headers, text=body
+                )
+                request.content_type = 'application/json'
+                answer = request.get_response(app)
+                written.append(f'{answer.headers} {answer.text}')
+    written.append(caplog.text)
+    assert 'POST' in caplog.text
+    for text in written:
+        for secret in (*SECRETS.values(), *WRONG.values(), *BROKEN.values()):
+            word = secret.removeprefix('Basic ').removeprefix('a=')
+            assert word not in text
+        for password in ('secret-of-cinder', 'secret-of-another'):
+            assert password not in text
