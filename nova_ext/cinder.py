@@ -27,6 +27,8 @@ _ATTACHMENTS = '3.27'
 _PROGRESS = 'os-extended-snapshot-attributes:progress'
 # What is taken out of a path on the way, even when it is quoted.
 _NO_IDS = ('', '.', '..')
+# What an answer of another shape than the documented one leads to.
+_UNREADABLE = (KeyError, TypeError, AttributeError)
 
 
 class NoAnswer(Exception):
@@ -153,7 +155,7 @@ class Cinder:
             return None
         try:
             return Row(shown['status'], shown.get(_PROGRESS))
-        except (KeyError, TypeError, AttributeError):
+        except _UNREADABLE:
             raise NoAnswer('what it shows of the snapshot is none') from None
 
     def attached_files(self, volume_id: str) -> tuple[str, ...]:
@@ -164,14 +166,17 @@ class Cinder:
         :raises: :class:`NoAnswer`
         """
         names = []
-        for attachment in self._attachments(volume_id):
-            shown = self._show(
-                _path(attachment['attachment_id'], 'attachments'),
-                'attachment',
-                microversion=_ATTACHMENTS,
-            )
-            told = (shown or {}).get('connection_info') or {}
-            names += [told['name']] if told.get('name') else []
+        try:
+            for attachment in self._attachments(volume_id):
+                shown = self._show(
+                    _path(attachment['attachment_id'], 'attachments'),
+                    'attachment',
+                    microversion=_ATTACHMENTS,
+                )
+                told = (shown or {}).get('connection_info') or {}
+                names += [str(told['name'])] if told.get('name') else []
+        except _UNREADABLE:
+            raise NoAnswer('what it shows of attachments is none') from None
         return tuple(names)
 
     def attachments(self, volume_id: str) -> tuple[Attachment, ...]:
@@ -184,7 +189,7 @@ class Cinder:
                 Attachment(found['server_id'], found.get('host_name'))
                 for found in self._attachments(volume_id)
             )
-        except (KeyError, TypeError, AttributeError):
+        except _UNREADABLE:
             raise NoAnswer('what it shows of the volume is none') from None
 
     def hosts(self, limit: int) -> frozenset[str]:
@@ -232,7 +237,7 @@ class Cinder:
             return None
         try:
             return response.json()[key]
-        except (ValueError, KeyError, TypeError):
+        except (*_UNREADABLE, ValueError, RecursionError):
             answer = Answer(response.status_code, _message(response))
             raise NoAnswer(f'it answered {answer}') from None
 
@@ -280,6 +285,8 @@ def _message(response: Any) -> str:
         return ''
     try:
         (fault,) = response.json().values()
-        return str(fault['message'])[:200]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        text = str(fault['message'])[:200]
+        # NOTE: it goes into logs.
+        return ''.join(c if c.isprintable() else '?' for c in text)
+    except (*_UNREADABLE, ValueError, RecursionError):
         return ''

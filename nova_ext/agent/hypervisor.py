@@ -132,10 +132,19 @@ class Hypervisor:
             return
         if job.stored:
             name = f'nova-ext-{job.worker_id}'
-            xml = found.forget_backing(job.target)
-            found = self._host.start_paused(
-                stand_in.definition(xml, job.target, name, job.worker_id)
-            )
+            try:
+                xml = stand_in.definition(
+                    found.forget_backing(job.target),
+                    job.target,
+                    name,
+                    job.worker_id,
+                )
+            except ValueError:
+                # The disk was taken away a moment ago.
+                raise exception.VolumeNotAttached(
+                    volume_id=job.volume_id
+                ) from None
+            found = self._host.start_paused(xml)
             self._check_opened(job)
         if job.kind is Kind.PULL:
             base = job.after[1] if len(job.after) > 1 else None

@@ -128,16 +128,27 @@ def look(
 
 def _notes(path: str) -> dict[str, str]:
     try:
-        notes = json.loads(image.read_notes(path, _MAX_INFO_BYTES))
-        if not isinstance(notes, dict):
-            raise image.NotAnImage('it is no object')
-        for text in (*notes, *notes.values()):
-            if not isinstance(text, str) or not text.isprintable():
-                raise image.NotAnImage('not all in it is plain text')
-    except (image.NotAnImage, ValueError, RecursionError) as error:
+        return parse_notes(image.read_notes(path, _MAX_INFO_BYTES))
+    except image.NotAnImage as error:
         raise image.NotAnImage(
             f"Cinder's notes in {path} cannot be read: {error}"
         ) from None
+
+
+def parse_notes(text: bytes) -> dict[str, str]:
+    """What Cinder's ``.info`` file says.
+
+    :raises: :class:`nova_ext.virt.image.NotAnImage`
+    """
+    try:
+        notes = json.loads(text)
+    except (ValueError, RecursionError):
+        raise image.NotAnImage('it is not JSON') from None
+    if not isinstance(notes, dict):
+        raise image.NotAnImage('it is no object')
+    for word in (*notes, *notes.values()):
+        if not isinstance(word, str) or not word.isprintable():
+            raise image.NotAnImage('not all in it is plain text')
     return notes
 
 

@@ -95,12 +95,17 @@ class Seen:
         return [self.files[p] for p in one] == [self.files[p] for p in other]
 
 
-def parse(xml: str) -> Domain:
-    """A domain's XML as a value. :raises: ValueError"""
+def read(xml: str) -> ElementTree.Element:
+    """The root of a domain's XML. :raises: ValueError"""
     try:
-        root = ElementTree.fromstring(xml)  # noqa: S314
+        return ElementTree.fromstring(xml)  # noqa: S314
     except ElementTree.ParseError as error:
         raise ValueError(f'it is not XML: {error}') from None
+
+
+def parse(xml: str) -> Domain:
+    """A domain's XML as a value. :raises: ValueError"""
+    root = read(xml)
     agent = root.find("devices/channel/target[@name='org.qemu.guest_agent.0']")
     return Domain(
         uuid=root.findtext('uuid', ''),

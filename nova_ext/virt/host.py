@@ -8,6 +8,7 @@ and invalidate; what is true is read when it is needed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import re
@@ -93,6 +94,7 @@ class Host:
         self._on_event = on_event
         self._lock = threading.Lock()
         self._connection: libvirt.virConnect | None = None
+        self._events: list[int] = []
         self._serials: dict[str, frozenset[str]] = {}
         self._holders: dict[str, set[str]] = {}
         self._stale: set[str] = set()
@@ -101,9 +103,22 @@ class Host:
     def close(self) -> None:
         """End the connection. Guests are left as they are."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let the connection go, and what libvirt holds for it."""
+        if self._connection is None:
+            return
+        # NOTE: events hold a connection, and it a descriptor and a thread's
+        # memory; a lost one says that it is lost, and forgets them all the
+        # same.
+        for event in self._events:
+            with contextlib.suppress(libvirt.libvirtError):
+                self._connection.domainEventDeregisterAny(event)
+        self._events.clear()
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.close()
+        self._connection = None
 
     def connect(self) -> libvirt.virConnect:
         """The connection, opened again if it was lost.
@@ -111,8 +126,10 @@ class Host:
         :raises: :class:`nova_ext.exception.HypervisorUnavailable`
         """
         with self._lock:
-            if self._connection is not None and self._connection.isAlive():
-                return self._connection
+            if self._connection is not None:
+                if self._connection.isAlive():
+                    return self._connection
+                self._leave()
             try:
                 connection = libvirt.open(self.uri)
                 self._watch(connection)
@@ -264,7 +281,11 @@ class Host:
             libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
             libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
         ):
-            connection.domainEventRegisterAny(None, event, self._event, None)
+            self._events.append(
+                connection.domainEventRegisterAny(
+                    None, event, self._event, None
+                )
+            )
 
     def _event(
         self,

@@ -138,13 +138,14 @@ def _open(path: str, link: bool = True) -> int:
         os.close(place)
 
 
-def read_notes(path: str, limit: int) -> bytes:
+def read_notes(path: str, limit: int, *, link: bool = False) -> bytes:
     """What is in the regular file at `path`, which is no image.
 
     :param limit: bytes that it may have
+    :param link: follow a symbolic link
     :raises: :class:`NotAnImage`, OSError
     """
-    fd = _open(path, link=False)
+    fd = _open(path, link)
     try:
         if os.fstat(fd).st_size > limit:
             raise NotAnImage(f'it has more than {limit} bytes')

@@ -7,6 +7,8 @@ became of the work meanwhile is found out when libvirt is back.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import libvirt
 import pytest
 
 from nova_ext import exception
+from nova_ext.virt.host import Host
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.libvirt import qemu_pid
 from tests.fixtures.merge import (
@@ -149,3 +152,16 @@ def _stored_disk(domain: libvirt.virDomain, volume_id: str) -> str:
     disks = re.findall(r'<disk .*?</disk>', xml, re.DOTALL)
     (disk,) = (disk for disk in disks if volume_id in disk)
     return disk
+
+
+def test_what_was_taken_for_a_lost_libvirt_is_given_back(
+    libvirtd: PrivateLibvirtd,
+) -> None:
+    with contextlib.closing(Host(libvirtd.uri)) as host:
+        descriptors = set()
+        for _ in range(4):
+            assert host.attachments('nobody-has-it') == []
+            descriptors.add(len(os.listdir('/proc/self/fd')))
+            libvirtd.kill()
+            libvirtd.start()
+        assert len(descriptors) == 1

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process takes, sampled, and how much more of it in the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import re
+import statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What a process takes.
+
+    :ivar memory: KiB that are its own
+    """
+
+    memory: int
+    descriptors: int
+    threads: int
+
+
+def sample(pid: int) -> Sample:
+    """What a process takes now. :raises: OSError if it is gone"""
+    status = pathlib.Path(f'/proc/{pid}/status').read_text()
+
+    def field(name: str) -> int:
+        found = re.search(rf'^{name}:\s+(\d+)', status, re.MULTILINE)
+        assert found is not None, name
+        return int(found[1])
+
+    return Sample(
+        memory=field('RssAnon'),
+        descriptors=len(os.listdir(f'/proc/{pid}/fd')),
+        threads=field('Threads'),
+    )
+
+
+def growth(samples: list[Sample]) -> dict[str, float]:
+    """Percent by which the last quarter is above the second, by name.
+
+    The first quarter is for what a process loads when it is first asked.
+    """
+    quarter = len(samples) // 4
+    if not quarter:
+        raise ValueError('too few samples')
+    found = {}
+    for name in ('memory', 'descriptors', 'threads'):
+        early, late = (
+            statistics.median(getattr(one, name) for one in part)
+            for part in (samples[quarter : 2 * quarter], samples[-quarter:])
+        )
+        found[name] = 100 * (late - early) / early
+    return found
