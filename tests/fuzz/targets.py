@@ -48,7 +48,10 @@ def _http() -> Iterator[Target]:
                 json.dumps(call.arguments).encode()
                 assert status in (200, 204)
 
-        yield ask
+        try:
+            yield ask
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _request(data: bytes) -> Request:
