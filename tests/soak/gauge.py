@@ -7,7 +7,6 @@ import dataclasses
 import os
 import pathlib
 import re
-import statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,8 @@ def sample(pid: int) -> Sample:
 def growth(samples: list[Sample]) -> dict[str, float]:
     """Percent by which the last quarter is above the second, by name.
 
-    The first quarter is for what a process loads when it is first asked.
+    The first quarter is for what a process loads when it is first asked; of
+    the others the least counts, since a sample can meet it at work.
     """
     quarter = len(samples) // 4
     if not quarter:
@@ -49,7 +49,7 @@ def growth(samples: list[Sample]) -> dict[str, float]:
     found = {}
     for name in ('memory', 'descriptors', 'threads'):
         early, late = (
-            statistics.median(getattr(one, name) for one in part)
+            min(getattr(one, name) for one in part)
             for part in (samples[quarter : 2 * quarter], samples[-quarter:])
         )
         found[name] = 100 * (late - early) / early
