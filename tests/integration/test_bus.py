@@ -149,11 +149,12 @@ def test_a_message_for_a_silent_agent_expires(
 def test_a_second_agent_of_a_name_is_seen(
     agent: BusAgent, rabbitmq: RabbitMQ
 ) -> None:
-    with BusAgent(rabbitmq.url) as other:
-        deadline = time.monotonic() + 20
-        while not other.doubled:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    other = BusAgent(rabbitmq.url)
+    other.server.start()
+    try:
+        _wait(lambda: other.doubled, timeout=30)
+    finally:
+        other.server.stop()
     assert f'as host {HOST}' in other.doubled[0]
     assert agent.doubled == []
 
@@ -266,8 +267,8 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [one for one in caplog.records if one.levelno > logging.INFO]
 
 
-def _wait(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+def _wait(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
