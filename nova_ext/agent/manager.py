@@ -160,11 +160,11 @@ class Manager:
         # NOTE: by a clock that is behind that of the API it would be started
         # when the API has said already that it is not.
         ahead = not_after - time.time()
-        if ahead > self._reply_wait + wire.CLOCK_ALLOWANCE:
+        if ahead > self.reply_wait + wire.CLOCK_ALLOWANCE:
             raise exception.ClocksDiffer(
                 snapshot_id=snapshot_id,
                 ahead=round(ahead),
-                limit=round(self._reply_wait),
+                limit=round(self.reply_wait),
             )
 
     def _join(
