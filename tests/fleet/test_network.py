@@ -40,6 +40,7 @@ def test_a_request_into_a_cut_network_is_never_begun(
         assert time.monotonic() - began < _LIMIT
     # What was sent into it arrives now.
     share.create()
+    share.host.wait_final()
     assert share.host.states()[len(jobs) :] == ['DONE']
 
 
