@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from nova_ext.agent.job import FINAL, TOUCHING, Operation, State
+from nova_ext.agent.job import FINAL, TOUCHING, Kind, Operation, State
 from nova_ext.agent.journal import Journal, NewerJournal
 from tests.unit.agent import jobs
 
@@ -87,3 +87,41 @@ def test_what_is_over_is_forgotten_where_the_volume_is_not(
     left = journal.jobs(everything=True)
     assert {job.state for job in left} == {*State} - FINAL | {State.DONE}
     assert journal.get(here.identity) == here
+
+
+def test_the_journal_of_the_first_version_is_read(path: pathlib.Path) -> None:
+    written = sqlite3.connect(path)
+    written.executescript(
+        pathlib.Path(__file__).with_name('journal-1.sql').read_text('utf-8')
+    )
+    written.close()
+    journal = Journal(path)
+    found = journal.jobs(everything=True)
+    assert [
+        (job.operation, job.snapshot_id, job.kind, job.state) for job in found
+    ] == [
+        (Operation.CREATE, 's1', Kind.OVERLAY, State.DONE),
+        (Operation.CREATE, 's2', Kind.OVERLAY, State.REPORTING),
+        (Operation.DELETE, 's1', Kind.COMMIT, State.UNCLAIMED),
+        (Operation.DELETE, 's2', Kind.PULL, State.VERIFYING),
+        (Operation.ROLLBACK, 's1', Kind.ACTIVE, State.ABANDONED),
+    ]
+    share = '/var/lib/nova/mnt/volume-521752a6'
+    created, reporting, merged, merging, _ = found
+    assert created.overlay == f'{share}.s1'
+    assert (created.succeeded, created.merged) == (True, False)
+    assert (merged.base, merged.top, merged.patient, merged.flushed) == (
+        *('volume-521752a6', 'volume-521752a6.s1'),
+        *(True, True),
+    )
+    assert merging.before == (f'{share}.s2', share)
+    assert (merging.stored, merging.lent) == (True, True)
+    # What it was in the middle of goes on.
+    assert journal.unfinished() == [reporting, merging]
+    assert journal.touching(merging.volume_id) == merging
+    assert journal.merged('s1') == merged
+    # What is done to it is written so that it is read again.
+    done = merging.to(State.DONE, succeeded=True)
+    journal.update(done)
+    journal.close()
+    assert Journal(path).jobs(everything=True)[3] == done
