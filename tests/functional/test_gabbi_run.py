@@ -1,16 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gabbi files as a user runs them: by gabbi-run, over a socket.
-
-What their requests are is in gabbits/; the files of gabbits/local/ are not
-for this.
-"""
+"""The gabbi files pass when a user runs them, and fail when they must."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,12 +12,11 @@ from wsgiref import simple_server
 import pytest
 
 from nova_ext.api.router import Application
-from tests.functional import fixtures, test_api
+from tests.fixtures.gabbi_run import FILES, gabbi_run
+from tests.functional import fixtures
 
 # WebOb leaves the files of large bodies to the garbage collector.
 pytestmark = pytest.mark.filterwarnings('ignore:unclosed file')
-
-FILES = sorted(str(path) for path in test_api.GABBITS.glob('*.yaml'))
 
 
 class _Quiet(simple_server.WSGIRequestHandler):
@@ -59,28 +51,10 @@ def _mounted(app: Application, prefix: str) -> Application:
     return call
 
 
-def _gabbi_run(
-    target: str, files: list[str]
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, '-m', 'gabbi.runner', target, '--', *files],
-        env={
-            **os.environ,
-            **fixtures.ENVIRONMENT,
-            'NO_PROXY': '*',
-            'PYTHONUTF8': '1',
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding='utf-8',
-        timeout=120,
-    )
-
-
 def test_the_files_pass_against_a_server_behind_a_front_end() -> None:
     with fixtures.Keystone().running() as app:
         with _listening(_mounted(app, '/compute')) as url:
-            run = _gabbi_run(url + '/compute', FILES)
+            run = gabbi_run(url + '/compute', FILES, fixtures.ENVIRONMENT)
     assert run.returncode == 0, run.stdout
     assert run.stdout.count('✓') > 200
     assert 'skipped' not in run.stdout
@@ -92,6 +66,6 @@ def test_a_wrong_answer_fails_the_run() -> None:
         return [b'{}']
 
     with _listening(wrong) as url:
-        run = _gabbi_run(url, FILES[:1])
+        run = gabbi_run(url, FILES[:1], fixtures.ENVIRONMENT)
     assert run.returncode == 1
     assert '✗' in run.stdout
