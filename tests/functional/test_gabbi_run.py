@@ -3,39 +3,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from wsgiref import simple_server
 
 import pytest
 
 from nova_ext.api.router import Application
 from tests.fixtures.gabbi_run import FILES, gabbi_run
+from tests.fixtures.listening import listening
 from tests.functional import fixtures
 
 # WebOb leaves the files of large bodies to the garbage collector.
 pytestmark = pytest.mark.filterwarnings('ignore:unclosed file')
-
-
-class _Quiet(simple_server.WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-@contextlib.contextmanager
-def _listening(app: Application) -> Iterator[str]:
-    with simple_server.make_server(
-        '127.0.0.1', 0, app, handler_class=_Quiet
-    ) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f'http://127.0.0.1:{server.server_port}'
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def _mounted(app: Application, prefix: str) -> Application:
@@ -53,7 +32,7 @@ def _mounted(app: Application, prefix: str) -> Application:
 
 def test_the_files_pass_against_a_server_behind_a_front_end() -> None:
     with fixtures.Keystone().running() as app:
-        with _listening(_mounted(app, '/compute')) as url:
+        with listening(_mounted(app, '/compute')) as url:
             run = gabbi_run(url + '/compute', FILES, fixtures.ENVIRONMENT)
     assert run.returncode == 0, run.stdout
     assert run.stdout.count('✓') > 200
@@ -65,7 +44,7 @@ def test_a_wrong_answer_fails_the_run() -> None:
         start_response('200 OK', [('Content-Type', 'application/json')])
         return [b'{}']
 
-    with _listening(wrong) as url:
+    with listening(wrong) as url:
         run = gabbi_run(url, FILES[:1], fixtures.ENVIRONMENT)
     assert run.returncode == 1
     assert '✗' in run.stdout
