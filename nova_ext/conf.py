@@ -144,6 +144,16 @@ agent_opts = [
         default='qemu:///system',
         help='The libvirt of this host. A URI of another machine is refused.',
     ),
+    cfg.MultiStrOpt(
+        'nova_config_file',
+        default=[],
+        help='On a host of Nova the configuration of nova-compute, as it is '
+        'given that; may be set more than once. After a snapshot Nova is '
+        'told, by its conductor, which file the instance is to be started '
+        'from. Without it an agent does not start where Nova has guests, and '
+        'makes no snapshot of one. The agent must be installed where '
+        'nova-compute is.',
+    ),
     cfg.StrOpt(
         'reports',
         choices=[

@@ -171,6 +171,22 @@ class CinderUnavailable(Unavailable):
     )
 
 
+class NovaUnavailable(Unavailable):
+    msg_fmt = (
+        'Nova could not be told about snapshot %(snapshot_id)s, so nothing '
+        'was started: %(reason)s'
+    )
+
+
+class NovaNotConfigured(Unavailable):
+    msg_fmt = (
+        "Instance %(instance_id)s is Nova's, which starts it from the file "
+        'that it has stored. After a snapshot Nova must be told of the new '
+        'one: set [nova_ext_agent] nova_config_file to the configuration of '
+        'nova-compute.'
+    )
+
+
 class RequestExpired(Unavailable):
     msg_fmt = (
         'The request for snapshot %(snapshot_id)s came too late and was not '

@@ -32,6 +32,7 @@ class Admission:
     :param delete_limit: the same for a delete
     :param cancel_late: whether a delete is cancelled after its limit
     :param quiesce_mode: see :mod:`nova_ext.agent.quiesce`
+    :param nova: whether Nova can be told of another active layer
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Admission:
         delete_limit: float,
         cancel_late: bool,
         quiesce_mode: str,
+        nova: bool = False,
     ) -> None:
         self._host = virt_host
         self._files = files
@@ -49,6 +51,7 @@ class Admission:
         self.delete_limit = delete_limit
         self.cancel_late = cancel_late
         self.quiesce_mode = quiesce_mode
+        self._nova = nova
 
     def create(
         self, volume_id: str, create_info: dict[str, Any], now: float
@@ -58,6 +61,7 @@ class Admission:
         :raises: :class:`nova_ext.exception.NovaExtException`
         """
         attachment = self._find(volume_id)
+        self._check_nova(attachment)
         stored = self._check_state(
             volume_id, attachment, 'volume_snapshot_create'
         )
@@ -91,6 +95,7 @@ class Admission:
             after=(new_path, *before),
             accepted_at=now,
             deadline=now + self.create_limit,
+            of_nova=attachment.domain.of_nova,
             stored=stored,
         )
 
@@ -178,6 +183,7 @@ class Admission:
         """
         volume_id = orphan.volume_id
         attachment, stored = self._find_for_delete(volume_id)
+        self._check_nova(attachment)
         if stored:
             raise exception.InstanceInvalidState(
                 instance_id=attachment.guest.uuid,
@@ -196,6 +202,9 @@ class Admission:
             target=attachment.disk.target,
             before=seen.domain,
             after=seen.domain[1:],
+            format=attachment.disk.layers[1].format,
+            of_nova=attachment.domain.of_nova,
+            outcome=None,
             accepted_at=now,
             deadline=now + self.delete_limit,
             stored=False,
@@ -224,6 +233,12 @@ class Admission:
             return self._files.look(path, function, disk, *args)
         except (image.NotAnImage, OSError) as error:
             raise self._unusable(volume_id, path, error) from None
+
+    def _check_nova(self, attachment: host.Attachment) -> None:
+        if attachment.domain.of_nova and not self._nova:
+            raise exception.NovaNotConfigured(
+                instance_id=attachment.guest.uuid
+            )
 
     def _find(self, volume_id: str) -> host.Attachment:
         attachments = self._host.attachments(volume_id)

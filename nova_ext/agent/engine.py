@@ -18,7 +18,7 @@ from nova_ext.agent import job as agent_job
 from nova_ext.agent import transition
 from nova_ext.agent.job import Job, Operation, State
 from nova_ext.agent.sweeper import Run
-from nova_ext.agent.transition import Action, Verdict
+from nova_ext.agent.transition import Action, Chain, Record, Verdict
 
 if TYPE_CHECKING:
     from nova_ext.agent import hypervisor as agent_hypervisor
@@ -53,6 +53,30 @@ class Reports(Protocol):
     def witness(self, job: Job) -> tuple[str | None, tuple[str, ...]]: ...
 
 
+class Records(Protocol):
+    """What is asked of Nova, on its hosts."""
+
+    trouble: str
+
+    def fence(self, job: Job) -> None: ...
+
+    def refresh(self, job: Job, used: bool) -> Record: ...
+
+
+class NoNova:
+    """Stands in for Nova where none of the guests is Nova's."""
+
+    trouble = ''
+
+    def fence(self, job: Job) -> None:
+        """:raises: :class:`nova_ext.exception.NovaNotConfigured`"""
+        raise exception.NovaNotConfigured(instance_id=job.instance_id)
+
+    def refresh(self, job: Job, used: bool) -> Record:
+        """Nothing is known of it."""
+        return Record.UNKNOWN
+
+
 class Engine:
     """Does what jobs want done.
 
@@ -66,8 +90,10 @@ class Engine:
         journal: agent_journal.Journal,
         reports: Reports,
         history: float,
+        nova: Records,
     ) -> None:
         self._history = history
+        self._nova = nova
         self._forgot_at = 0.0
         self._hypervisor = hypervisor
         self._journal = journal
@@ -101,6 +127,8 @@ class Engine:
             self._hypervisor.pivot(job)
         if action in (Action.LOOK, Action.CANCEL, Action.PIVOT):
             return self._look(run)
+        if action is Action.REFRESH:
+            return self._refresh(run)
         if action is Action.REPORT:
             return self._reported(run, self._deliver(job))
         return self._reported(run, self._confirm(job))
@@ -119,6 +147,19 @@ class Engine:
                     run.job, verdict, now, _CONFIRM_GRACE
                 )
             return self._enter(run, *then)
+
+    def _refresh(self, run: Run) -> float:
+        """Have Nova know what QEMU has open."""
+        job = run.job
+        used = self._hypervisor.look(job) is Chain.AFTER
+        record = self._nova.refresh(job, used)
+        # NOTE: only now a start that read the old record has shown itself.
+        chain = self._hypervisor.look(job)
+        trouble = self._nova.trouble if record is Record.UNKNOWN else ''
+        return self._enter(
+            run,
+            *transition.refreshed(job, chain, record, time.time(), trouble),
+        )
 
     def _forget(self) -> None:
         now = time.time()
@@ -196,6 +237,8 @@ class Engine:
 
     def _fence(self, run: Run) -> float:
         try:
+            if run.job.refreshes:
+                self._nova.fence(run.job)
             if run.job.operation is not Operation.ROLLBACK:
                 self._reports.fence(run.job)
         except exception.NovaExtException as error:
@@ -257,7 +300,8 @@ class Engine:
             # It was started, and is reported when it ends.
             return job.state not in (State.PENDING, State.RUNNING)
         return job.state in agent_job.FINAL or (
-            job.state is State.CONFIRMING
+            job.outcome is not None
+            or job.state is State.CONFIRMING
             or (job.state is State.REPORTING and job.succeeded is False)
         )
 
@@ -265,6 +309,7 @@ class Engine:
         if run.job.state is State.RUNNING:
             return _JOB_LOOK_SECONDS
         seconds = {
+            Action.REFRESH: _REPORT_SECONDS,
             Action.REPORT: _REPORT_SECONDS,
             Action.CONFIRM: _CONFIRM_SECONDS,
         }.get(run.action, _LOOK_SECONDS)

@@ -57,6 +57,13 @@ class Hypervisor:
         """
         return self._host.volumes()
 
+    def of_nova(self) -> list[str]:
+        """The UUIDs of the guests that Nova has defined.
+
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+        """
+        return self._host.of_nova()
+
     def look(self, job: Job) -> transition.Chain:
         """What the chain of a job is now."""
         chain = verify.look(job, self._host, self._files)

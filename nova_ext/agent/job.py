@@ -19,6 +19,7 @@ class State(str, enum.Enum):
     PENDING = 'PENDING'  # nothing was asked of libvirt
     RUNNING = 'RUNNING'  # libvirt was asked, or is about to be
     VERIFYING = 'VERIFYING'  # what became of it is being looked at
+    REFRESHING = 'REFRESHING'  # Nova is told which file is active now
     REPORTING = 'REPORTING'  # the outcome is known and Cinder is not told
     CONFIRMING = 'CONFIRMING'  # told; whether it was heard is looked at
     DONE = 'DONE'
@@ -38,8 +39,11 @@ FINAL = frozenset(
     }
 )
 # NOTE: while a job is in one of these, the chain may change under whoever
-# else would touch the volume.
-TOUCHING = frozenset({State.PENDING, State.RUNNING, State.VERIFYING})
+# else would touch the volume, or Nova may start from a file that a merge
+# would remove.
+TOUCHING = frozenset(
+    {State.PENDING, State.RUNNING, State.VERIFYING, State.REFRESHING}
+)
 
 _STAND_INS = uuid.UUID('3f4a3c52-6d0f-5e0b-9a53-1f7c2f0a6f55')
 
@@ -70,6 +74,8 @@ class Job:
     :ivar base: for a merge the name of the file that stays below, None for
         none; with `kind` and `top` this is what was asked for
     :ivar top: for a commit the name of the file that disappears
+    :ivar format: of the active layer as it shall be
+    :ivar of_nova: whether Nova has defined the guest, and will again
     :ivar stored: whether the guest was off: its stored definition changes,
         and a merge is done by a stand-in
     :ivar process: which QEMU process does the work, where that matters
@@ -82,6 +88,8 @@ class Job:
     :ivar accepted_at: wall-clock seconds; the deadline derives from it
     :ivar deadline: wall-clock seconds
     :ivar succeeded: None while that is not known
+    :ivar outcome: what Cinder's answer makes of a success, while Nova is to
+        be told; None before
     :ivar reason: the cause of a failure, or what an operator should know
     :ivar identity: database id; 0 before it is journalled
     """
@@ -98,6 +106,8 @@ class Job:
     deadline: float
     base: str | None = None
     top: str | None = None
+    format: str = 'qcow2'
+    of_nova: bool = False
     stored: bool = False
     process: str = ''
     merged: bool = False
@@ -108,6 +118,7 @@ class Job:
     request_id: str | None = None
     state: State = State.PENDING
     succeeded: bool | None = None
+    outcome: State | None = None
     reason: str = ''
     identity: int = 0
 
@@ -120,6 +131,11 @@ class Job:
     def merges(self) -> bool:
         """Whether what is below the active layer changes."""
         return self.kind in (Kind.PULL, Kind.COMMIT)
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether Nova is to be told of another active layer."""
+        return self.of_nova and not self.merges
 
     @property
     def doomed(self) -> tuple[str, ...]:

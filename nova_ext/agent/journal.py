@@ -231,6 +231,8 @@ def _job(
 ) -> agent_job.Job:
     fields = json.loads(document)
     fields['kind'] = agent_job.Kind(fields['kind'])
+    outcome = fields.get('outcome')
+    fields['outcome'] = outcome and agent_job.State(outcome)
     fields['before'] = tuple(fields['before'])
     fields['after'] = tuple(fields['after'])
     return agent_job.Job(

@@ -33,6 +33,7 @@ class Manager:
     """The jobs of this host.
 
     :param reply_wait: seconds that a request waits for its job; may change
+    :param nova: None where no guest is Nova's
     :param history: see :class:`nova_ext.agent.engine.Engine`
     """
 
@@ -44,13 +45,17 @@ class Manager:
         reports: engine.Reports,
         reply_wait: float,
         history: float,
+        nova: engine.Records | None = None,
     ) -> None:
         self._hypervisor = hypervisor
         self._admission = admission
         self._journal = journal
         self._reports = reports
+        self._nova = nova or engine.NoNova()
         self.reply_wait = reply_wait
-        self._engine = engine.Engine(hypervisor, journal, reports, history)
+        self._engine = engine.Engine(
+            hypervisor, journal, reports, history, self._nova
+        )
         self._sweeper = agent_sweeper.Sweeper(self._engine.step)
         self._intake = agent_intake.Intake(journal, self._sweeper)
         self.control = agent_control.Control(
@@ -64,6 +69,8 @@ class Manager:
     def start(self) -> None:
         """Take up what a former process left, and sweep from now on."""
         self._hypervisor.check()
+        if isinstance(self._nova, engine.NoNova):
+            self._refuse_nova()
         settled_at = time.monotonic() + engine.SETTLE_SECONDS
         for found in self._journal.unfinished():
             job, action = transition.recovered(found)
@@ -75,6 +82,16 @@ class Manager:
     def hurry(self) -> None:
         """Answer those who wait now, as if their time were over."""
         self._sweeper.hurry()
+
+    def _refuse_nova(self) -> None:
+        """:raises: :class:`nova_ext.exception.NovaNotConfigured`"""
+        left = [
+            job.instance_id
+            for job in self._journal.unfinished()
+            if job.refreshes
+        ]
+        for instance_id in (*left, *self._hypervisor.of_nova()):
+            raise exception.NovaNotConfigured(instance_id=instance_id)
 
     def stop(self) -> None:
         """Begin no further step; what is unfinished is in the journal."""
@@ -90,8 +107,12 @@ class Manager:
         :raises: :class:`nova_ext.exception.Unavailable`
         """
         self._hypervisor.check()
-        if self._reports.trouble:
-            raise exception.AgentBusy(reason=self._reports.trouble)
+        for trouble in (
+            self._reports.trouble,
+            self._nova.trouble,
+        ):
+            if trouble:
+                raise exception.AgentBusy(reason=trouble)
         running = self._sweeper.count()
         orphans = self._journal.count(State.ORPHANED)
         return {

@@ -18,7 +18,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from nova_ext import cinder, exception
+from nova_ext import cinder
 from nova_ext.agent import (
     admission,
     dispatch,
@@ -66,6 +66,7 @@ class Service:
         # NOTE: the order of a start: lock, journal, connect, recover, and
         # only then serve (design §4).
         self._lock = self._take_lock()
+        nova = self._nova(conf) if options.nova_config_file else None
         self._files = image.Files(options.file_timeout)
         self._metrics = self._load_metrics() if options.metrics_port else None
         path = self._state_dir / 'journal.sqlite'
@@ -89,6 +90,7 @@ class Service:
             options.delete_deadline,
             options.cancel_late,
             options.quiesce,
+            nova=nova is not None,
         )
         self._manager = manager.Manager(
             self._hypervisor,
@@ -97,6 +99,7 @@ class Service:
             self._reports(conf),
             options.reply_wait,
             options.history_days * 86400.0,
+            nova,
         )
         self._dispatcher = (
             self._metrics.dispatcher(self._manager)
@@ -258,6 +261,21 @@ class Service:
         except rpc.bus.UNUSABLE as error:
             raise StartFailed(
                 f'[DEFAULT] transport_url cannot be used: {error}'
+            ) from error
+
+    def _nova(self, conf: cfg.ConfigOpts) -> manager.engine.Records:
+        try:
+            bdm = importlib.import_module('nova_ext.agent.nova_bdm')
+        except ImportError as error:
+            raise StartFailed(
+                f'[nova_ext_agent] nova_config_file is set, and {error}. '
+                'Install nova_ext[libvirt,rpc] where nova-compute is.'
+            ) from error
+        try:
+            return bdm.Nova(conf.nova_ext_agent.nova_config_file)
+        except (cfg.Error, OSError, *bdm.bus.UNUSABLE) as error:
+            raise StartFailed(
+                f'[nova_ext_agent] nova_config_file cannot be used: {error}'
             ) from error
 
     def _fail(self, reason: str) -> None:

@@ -40,6 +40,16 @@ class Verdict(enum.Enum):
     RETRY = 'it is not known'
 
 
+class Record(enum.Enum):
+    """What came of having Nova know the active layer."""
+
+    RIGHT = 'it names the active layer, and nothing older is under way'
+    WRONG = 'it names another file'
+    BUSY = 'an operation of Nova is under way, perhaps with what it named'
+    GONE = 'Nova has none, or has it elsewhere'
+    UNKNOWN = 'Nova cannot be asked'
+
+
 class Action(enum.Enum):
     """What the manager does next."""
 
@@ -48,6 +58,7 @@ class Action(enum.Enum):
     LOOK = 'look at the chain'
     CANCEL = 'end the block job'
     PIVOT = 'make the layer below the active one'
+    REFRESH = 'have Nova know the active layer'
     RELEASE = 'end what was started for the job only'
     REPORT = 'tell Cinder'
     CONFIRM = 'ask Cinder'
@@ -66,6 +77,8 @@ def recovered(job: Job) -> tuple[Job, Action]:
         ), Action.REPORT
     if job.state in (State.RUNNING, State.VERIFYING):
         return job, Action.LOOK
+    if job.state is State.REFRESHING:
+        return job, Action.REFRESH
     if job.state is State.REPORTING:
         return job, Action.REPORT
     if job.state is State.CONFIRMING:
@@ -110,6 +123,10 @@ def looked(
 
 
 def _ended(job: Job, chain: Chain) -> tuple[Job, Action]:
+    if chain is Chain.AFTER and job.refreshes:
+        return job.to(
+            State.REFRESHING, succeeded=True, reason=''
+        ), Action.REFRESH
     if chain is Chain.AFTER:
         return job.to(
             State.REPORTING, succeeded=True, reason=''
@@ -147,6 +164,61 @@ def _unsafe(job: Job) -> str:
     )
 
 
+def refreshed(
+    job: Job, chain: Chain, record: Record, now: float, trouble: str = ''
+) -> tuple[Job, Action]:
+    """What follows from an attempt to have Nova know the active layer.
+
+    It is made twice: before Cinder is told, so that no start uses the old
+    file, and after Cinder acted, since Nova may have asked Cinder meanwhile.
+
+    :param chain: what a look found after the attempt
+    :param trouble: why Nova cannot be asked
+    """
+    told = job.outcome is not None
+    if record is Record.GONE or (
+        record is Record.RIGHT and chain is Chain.AFTER
+    ):
+        return _refreshed(job)
+    settled = record in (Record.RIGHT, Record.WRONG) or (
+        record is Record.UNKNOWN and not told
+    )
+    if settled and chain in (Chain.BEFORE, Chain.OTHER):
+        if told:
+            return job.to(State.ORPHANED, reason=_restarted(job)), (
+                Action.NOTHING
+            )
+        return job.to(
+            State.VERIFYING, succeeded=None, reason=_restarted(job)
+        ), Action.LOOK
+    reason = trouble or f'Nova is to be told: {record.value}'
+    late = now >= (job.accepted_at + job.deadline) / 2
+    if chain is Chain.AFTER and late and not told:
+        # NOTE: to have Cinder give up as well would help nobody.
+        return job.to(State.REPORTING, reason=reason), Action.REPORT
+    return dataclasses.replace(job, reason=reason), Action.REFRESH
+
+
+def _refreshed(job: Job) -> tuple[Job, Action]:
+    if job.outcome is None:
+        return job.to(State.REPORTING, reason=''), Action.REPORT
+    if job.outcome is State.ORPHANED:
+        return _unheard(job), Action.NOTHING
+    return job.to(job.outcome, reason=''), Action.NOTHING
+
+
+def _restarted(job: Job) -> str:
+    old, new = (
+        path.rpartition('/')[2] for path in (job.before[0], job.after[0])
+    )
+    return (
+        f'the instance was started on {old} again, which should not have '
+        f'been used any more; what it wrote before is in {new}. Keep both, '
+        'and stop the instance before more is written: what it holds now is '
+        'not what Cinder takes it for'
+    )
+
+
 def reported(job: Job, verdict: Verdict, now: float) -> tuple[Job, Action]:
     """What follows from an attempt to tell Cinder the outcome."""
     if verdict in (Verdict.RETRY, Verdict.OVERTAKEN):
@@ -154,9 +226,9 @@ def reported(job: Job, verdict: Verdict, now: float) -> tuple[Job, Action]:
     if not job.succeeded:
         return job.to(State.FAILED), Action.NOTHING
     if verdict is Verdict.GAVE_UP:
-        return _unheard(job), Action.NOTHING
+        return _over(_unheard(job))
     if verdict is Verdict.CLAIMED:
-        return job.to(State.DONE), Action.NOTHING
+        return _over(job.to(State.DONE))
     # NOTE: who waits for something late waits for it from now on.
     deadline = max(job.deadline, now)
     return job.to(State.CONFIRMING, deadline=deadline), Action.CONFIRM
@@ -170,12 +242,19 @@ def confirmed(
     :param grace: seconds after the deadline for Cinder to act
     """
     if verdict is Verdict.CLAIMED:
-        return job.to(State.DONE), Action.NOTHING
+        return _over(job.to(State.DONE))
     if verdict is Verdict.OVERTAKEN:
         return job.to(State.REPORTING), Action.REPORT
     if verdict is Verdict.GAVE_UP or now >= job.deadline + grace:
-        return _unheard(job), Action.NOTHING
+        return _over(_unheard(job))
     return job, Action.CONFIRM
+
+
+def _over(job: Job) -> tuple[Job, Action]:
+    """The end of a success, before which Nova may have to be told."""
+    if job.refreshes:
+        return job.to(State.REFRESHING, outcome=job.state), Action.REFRESH
+    return job, Action.NOTHING
 
 
 def _unheard(job: Job) -> Job:
@@ -197,6 +276,7 @@ def retried(job: Job, now: float) -> tuple[Job, Action]:
     return job.to(
         State.VERIFYING,
         succeeded=None,
+        outcome=None,
         reason='',
         deadline=now + _AGAIN_SECONDS,
     ), Action.LOOK

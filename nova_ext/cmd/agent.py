@@ -21,11 +21,13 @@ LOG = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the agent; exit status 1 if it can't start."""
-    cinder.register_opts(cfg.CONF)
     # NOTE: it has just begun to read what it would be told to read again.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # NOTE: that of the process is Nova's, where Nova is asked.
+    conf = cfg.ConfigOpts()
+    cinder.register_opts(conf)
     try:
-        conf = nova_ext_conf.setup(cfg.CONF, sys.argv[1:])
+        nova_ext_conf.setup(conf, sys.argv[1:])
         agent = service.Service(conf)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())

@@ -29,7 +29,7 @@ from nova_ext.compute import libvirt as agent
 
 _TIMEOUT_SECONDS = 30.0
 _WATCH_SECONDS = 1.0
-_MOVING = ('PENDING', 'RUNNING', 'VERIFYING')
+_MOVING = ('PENDING', 'RUNNING', 'VERIFYING', 'REFRESHING')
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -188,6 +188,22 @@ class Host:
         match = re.fullmatch(r'\+(\d+):\+(\d+)', labels[0] if labels else '')
         return (int(match[1]), int(match[2])) if match else None
 
+    def of_nova(self) -> list[str]:
+        """The UUIDs of the guests that Nova has defined.
+
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`
+        """
+        connection = self.connect()
+        found = []
+        for domain in virt_guest.call(
+            self.uri, connection.isAlive, connection.listAllDomains
+        ):
+            # One may go away between the two calls.
+            with contextlib.suppress(exception.HypervisorError):
+                described = virt_guest.Guest(domain, self.uri).describe()
+                found += [described.uuid] if described.of_nova else []
+        return found
+
     def attachments(self, volume_id: str) -> list[Attachment]:
         """Every disk of every guest whose serial is `volume_id`.
 

@@ -67,7 +67,7 @@ READS = {
     },
     'nova_ext.virt.host:Host': {
         *('close', 'connect', 'guest', 'attachments', 'volumes'),
-        'qemu_user',
+        *('of_nova', 'qemu_user'),
     },
     'nova_ext.agent.reporter:Reporter': {'witness'},
 }

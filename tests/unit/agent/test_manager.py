@@ -24,7 +24,7 @@ from nova_ext.agent.job import Job, Kind, Operation, State
 from nova_ext.agent.journal import Journal
 from nova_ext.agent.manager import Manager
 from nova_ext.agent.reporter import Reporter
-from nova_ext.agent.transition import Chain, Verdict
+from nova_ext.agent.transition import Chain, Record, Verdict
 from tests.unit.agent import fakes, jobs
 
 TIMEOUT = 10.0
@@ -40,8 +40,19 @@ class Engine:
     :ivar seen: (what was done, the job's state on disk while it was done)
     """
 
-    def __init__(self, path: pathlib.Path, reply_wait: float = 5.0) -> None:
+    def __init__(
+        self,
+        path: pathlib.Path,
+        reply_wait: float = 5.0,
+        of_nova: bool = False,
+    ) -> None:
         self.path = path
+        self.of_nova = of_nova
+        self.nova = mock.create_autospec(agent_engine.Records, instance=True)
+        self.nova.trouble = ''
+        self.nova.fence.side_effect = self._noting('nova fence', None)
+        self.nova.refresh.side_effect = self._refresh
+        self.records: list[Record] = []
         self.journal = Journal(path)
         self.world = Chain.BEFORE
         self.seen: list[tuple[str, str]] = []
@@ -73,6 +84,7 @@ class Engine:
             self.reports,
             reply_wait,
             history=1.0,
+            nova=self.nova if of_nova else None,
         )
 
     def create(self, new_file: str = 'v.s', **arguments: Any) -> None:
@@ -147,6 +159,10 @@ class Engine:
             self.deliveries.pop(0) if self.deliveries else (Verdict.DELIVERED)
         )
 
+    def _refresh(self, job: Job, used: bool) -> Record:
+        self._note(f'refresh {used}', job)
+        return self.records.pop(0) if self.records else Record.RIGHT
+
     def _start(self, job: Job) -> None:
         self._note('start', job)
         if self.start_error is None or self.starts_before_it_fails:
@@ -173,6 +189,7 @@ class Engine:
             before=('/share/v',),
             accepted_at=now,
             deadline=now + self.deadline,
+            of_nova=self.of_nova,
         )
 
     def _admit_delete(
@@ -199,8 +216,9 @@ def _running(
     reply_wait: float = 5.0,
     before: tuple[Job, ...] = (),
     prepare: Callable[[Engine], None] = lambda engine: None,
+    of_nova: bool = False,
 ) -> Iterator[Engine]:
-    engine = Engine(path, reply_wait)
+    engine = Engine(path, reply_wait, of_nova)
     for job in before:
         engine.journal.add(job)
     prepare(engine)
@@ -952,3 +970,91 @@ def test_who_asks_again_is_told_even_if_cinder_had_given_up(
     go_on.set()
     engine.wait_for_state(State.DONE)
     assert engine.done().count('done') == 2
+
+
+# On a host of Nova's.
+
+
+def test_nova_is_asked_before_and_told_before_and_after_cinder(
+    path: pathlib.Path,
+) -> None:
+    told = [
+        ('look', 'REFRESHING'),
+        ('refresh True', 'REFRESHING'),
+        ('look', 'REFRESHING'),
+    ]
+    with _running(path, of_nova=True) as engine:
+        engine.create()
+        engine.wait_for_state(State.DONE)
+        assert engine.seen == [
+            ('nova fence', 'PENDING'),
+            ('fence', 'PENDING'),
+            ('start', 'RUNNING'),
+            ('look', 'VERIFYING'),
+            *told,
+            ('done', 'REPORTING'),
+            ('confirm', 'CONFIRMING'),
+            *told,
+        ]
+
+
+def test_what_nova_cannot_be_told_of_is_not_begun(path: pathlib.Path) -> None:
+    with _running(path, of_nova=True) as engine:
+        engine.nova.fence.side_effect = exception.NovaUnavailable(
+            snapshot_id='snapshot', reason='down'
+        )
+        _refused(exception.NovaUnavailable, 'nothing', engine.create)
+        engine.wait_for_state(State.FAILED)
+        # Cinder was not told that it begins.
+        assert engine.seen == []
+
+
+def test_nova_is_told_until_it_is(path: pathlib.Path) -> None:
+    def be_down(engine: Engine) -> None:
+        engine.nova.trouble = 'no conductor'
+        engine.records += [Record.UNKNOWN] * 100_000
+
+        engine.world = Chain.AFTER
+
+    with _running(path, of_nova=True, prepare=be_down) as engine:
+        thread = threading.Thread(target=engine.create)
+        thread.start()
+        engine.wait_for(lambda: engine.done().count('refresh True') > 2)
+        assert engine.states() == ['REFRESHING']
+    # What a process left is taken up by the next.
+    with _running(path, of_nova=True, prepare=be_down) as engine:
+        engine.wait_for(lambda: engine.done().count('refresh True') > 2)
+        (shown,) = engine.manager.control.job_list()
+        assert shown['state'] == 'REFRESHING'
+        assert shown['reason'] == 'no conductor'
+        _refused(exception.AgentBusy, 'no con', engine.manager.status)
+        # Nothing may rest on what Nova does not know.
+        other = {**INFO, 'snapshot_id': 'other', 'new_file': 'w'}
+        _refused(
+            exception.BlockJobExists,
+            'REFRESHING',
+            engine.manager.volume_snapshot_create,
+            volume_id='volume',
+            create_info=other,
+            not_after=time.time() + 60,
+        )
+        engine.nova.trouble = ''
+        engine.records.clear()
+        engine.wait_for_state(State.DONE)
+        assert engine.manager.control.job_show(1)['reason'] == ''
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+
+
+def test_no_agent_takes_up_what_it_cannot_tell_nova(
+    path: pathlib.Path,
+) -> None:
+    for job in (jobs.create(of_nova=True, state=State.REPORTING), None):
+        engine = Engine(path)
+        engine.journal.add(job or jobs.create(state=State.REPORTING))
+        engine.hypervisor.of_nova.return_value = [] if job else ['instance']
+        _refused(
+            exception.NovaNotConfigured,
+            'nova_config_file',
+            engine.manager.start,
+        )

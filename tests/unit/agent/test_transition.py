@@ -12,11 +12,13 @@ from nova_ext.agent.job import FINAL, Job, State
 from nova_ext.agent.transition import (
     Action,
     Chain,
+    Record,
     Verdict,
     abandoned,
     confirmed,
     looked,
     recovered,
+    refreshed,
     reported,
     retried,
 )
@@ -32,6 +34,7 @@ GRACE = 60.0
         (State.PENDING, State.REPORTING, Action.REPORT),
         (State.RUNNING, State.RUNNING, Action.LOOK),
         (State.VERIFYING, State.VERIFYING, Action.LOOK),
+        (State.REFRESHING, State.REFRESHING, Action.REFRESH),
         (State.REPORTING, State.REPORTING, Action.REPORT),
         (State.CONFIRMING, State.CONFIRMING, Action.CONFIRM),
         *((state, state, Action.NOTHING) for state in FINAL),
@@ -281,3 +284,101 @@ def test_a_patient_merge_goes_on_after_its_deadline() -> None:
         (LATE + 560, Action.NOTHING),
     ):
         assert confirmed(done, Verdict.RETRY, now, GRACE)[1] is then
+
+
+def _of_nova(**fields: Any) -> Job:
+    return jobs.create(of_nova=True, **fields)
+
+
+def test_nova_is_told_before_cinder_and_looked_at_after() -> None:
+    job, action = looked(_of_nova(state=State.VERIFYING), Chain.AFTER, 0.0)
+    assert (job.state, action) == (State.REFRESHING, Action.REFRESH)
+    job, action = refreshed(job, Chain.AFTER, Record.RIGHT, 0.0)
+    assert (job.state, action) == (State.REPORTING, Action.REPORT)
+    for verdict, end in (
+        (Verdict.CLAIMED, State.DONE),
+        (Verdict.GAVE_UP, State.ORPHANED),
+    ):
+        for told, action in (
+            reported(job, verdict, 0.0),
+            confirmed(job.to(State.CONFIRMING), verdict, 0.0, GRACE),
+        ):
+            assert (told.state, action) == (State.REFRESHING, Action.REFRESH)
+            assert told.outcome is end
+            then = refreshed(told, Chain.AFTER, Record.RIGHT, 0.0)
+            assert (then[0].state, then[1]) == (end, Action.NOTHING)
+            assert bool(then[0].reason) is (end is State.ORPHANED)
+
+
+@pytest.mark.parametrize('verdict', [Verdict.CLAIMED, Verdict.GAVE_UP])
+def test_of_a_merge_nova_needs_to_know_nothing(verdict: Verdict) -> None:
+    job = jobs.delete(of_nova=True, state=State.VERIFYING)
+    job, action = looked(job, Chain.AFTER, 0.0)
+    assert (job.state, action) == (State.REPORTING, Action.REPORT)
+    assert reported(job, verdict, 0.0)[1] is Action.NOTHING
+
+
+# chain, record → what becomes of it before and after Cinder is told
+_DONE, _WAIT = (State.REPORTING, State.DONE), (State.REFRESHING,) * 2
+_LOST = (State.VERIFYING, State.ORPHANED)
+REFRESHES = {
+    **{(chain, Record.GONE): _DONE for chain in Chain},
+    **{
+        (chain, record): _WAIT
+        for chain in Chain
+        for record in (Record.BUSY, Record.UNKNOWN)
+    },
+    **{
+        (chain, record): _WAIT
+        for chain in Chain
+        for record in (Record.RIGHT, Record.WRONG)
+    },
+    (Chain.AFTER, Record.RIGHT): _DONE,
+    **{
+        (chain, record): _LOST
+        for chain in (Chain.BEFORE, Chain.OTHER)
+        for record in (Record.RIGHT, Record.WRONG)
+    },
+    **{
+        (chain, Record.UNKNOWN): (State.VERIFYING, State.REFRESHING)
+        for chain in (Chain.BEFORE, Chain.OTHER)
+    },
+}
+
+
+@pytest.mark.parametrize('case', REFRESHES)
+def test_what_follows_from_an_attempt_to_tell_nova(case) -> None:  # type: ignore
+    job = _of_nova(state=State.REFRESHING, succeeded=True)
+    told = job.to(State.REFRESHING, outcome=State.DONE)
+    assert {*REFRESHES} == {*itertools.product(Chain, Record)}
+    for found, end in zip((job, told), REFRESHES[case], strict=True):
+        then, action = refreshed(found, *case, now=0.0)
+        assert then.state is end
+        assert (action is Action.REFRESH) is (end is State.REFRESHING)
+        if end is State.VERIFYING:
+            # What it is now is found out as if nothing were known.
+            assert (then.succeeded, action) == (None, Action.LOOK)
+
+
+@pytest.mark.parametrize('record', [Record.BUSY, Record.UNKNOWN])
+def test_cinder_is_told_in_time_without_nova(record: Record) -> None:
+    job = _of_nova(state=State.REFRESHING, succeeded=True)
+    half = (job.accepted_at + job.deadline) / 2
+    waiting, action = refreshed(job, Chain.AFTER, record, half - 1, 'why')
+    assert (waiting.state, action) == (State.REFRESHING, Action.REFRESH)
+    assert waiting.reason == 'why'
+    then, action = refreshed(job, Chain.AFTER, record, half)
+    assert (then.state, action) == (State.REPORTING, Action.REPORT)
+    # Of what is in doubt Cinder is not told.
+    doubtful, action = refreshed(job, Chain.UNKNOWN, record, LATE)
+    assert (doubtful.state, action) == (State.REFRESHING, Action.REFRESH)
+    # And then it is not over before Nova knows.
+    told, action = reported(then, Verdict.CLAIMED, half)
+    for now in (half, LATE, 100 * LATE):
+        told, action = refreshed(told, Chain.AFTER, record, now)
+        assert (told.state, action) == (State.REFRESHING, Action.REFRESH)
+
+
+def test_what_is_tried_again_is_told_again() -> None:
+    job = _of_nova(state=State.ORPHANED, outcome=State.ORPHANED)
+    assert retried(job, 0.0)[0].outcome is None
