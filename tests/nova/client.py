@@ -16,7 +16,7 @@ class Client:
     """A user with a token."""
 
     def __init__(self, url: str, token: str = 'token-of-a-service') -> None:
-        self._url = url
+        self.url = url
         self._session = requests.Session()
         # A proxy that the environment names cannot reach our loopback.
         self._session.trust_env = False
@@ -27,7 +27,7 @@ class Client:
     def send(self, method: str, path: str, **more: Any) -> requests.Response:
         """Send any request; its path is with the version."""
         return self._session.request(
-            method, self._url + path, timeout=30, **more
+            method, self.url + path, timeout=30, **more
         )
 
     def post(
