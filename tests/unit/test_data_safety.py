@@ -41,12 +41,12 @@ def test_the_figures_are_those_of_the_readme() -> None:
     page = ' '.join(PAGE.split())
     for pattern in (
         r'\d+ points, 0 losses, 0 false reports',
-        r'``libvirt`` \d+ of 32 closed, ``nova`` \d+ of 32',
+        r'``libvirt`` \d+ of 32 closed, ``rpc`` \d+ of 32, ``nova`` \d+ of 32',
     ):
         assert re.findall(pattern, page) == re.findall(pattern, readme) != []
 
 
 def test_the_figures_count_the_rows() -> None:
-    for backend in COLUMNS:
+    for backend in (*COLUMNS, 'rpc'):
         closed = len(rows.ROWS) - len(rows.OPEN.get(backend, {}))
         assert re.search(rf'``{backend}`` {closed} of 32', PAGE)
