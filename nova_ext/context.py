@@ -11,8 +11,8 @@ import re
 from typing import Any
 
 from oslo_context import context
-from oslo_policy import policy
 
+from nova_ext import enforcer as nova_ext_enforcer
 from nova_ext import exception
 
 _REQUEST_ID = re.compile(r'req-[0-9A-Za-z-]{1,64}')
@@ -39,7 +39,7 @@ class RequestContext(context.RequestContext):
     def __init__(
         self,
         *args: Any,
-        enforcer: policy.Enforcer | None = None,
+        enforcer: nova_ext_enforcer.Enforcer | None = None,
         any_project: bool = False,
         origin: Any = None,
         **kwargs: Any,
@@ -58,15 +58,8 @@ class RequestContext(context.RequestContext):
 
         :raises: :class:`nova_ext.exception.PolicyNotAuthorized`
         """
-        if self._enforcer is None:
-            raise exception.PolicyNotAuthorized(action=action)
-        try:
-            # NOTE: asked again each time, since the policy may have changed.
-            self.is_admin = self._enforcer.enforce(
-                'context_is_admin', {}, self
-            )
-            # NOTE: an empty target: the resource belongs to no project
-            # (contract §2), any service may ask for any volume.
-            self._enforcer.authorize(action, {}, self, do_raise=True)
-        except (policy.PolicyNotAuthorized, policy.InvalidScope):
+        # NOTE: asked again each time, since the policy may have changed.
+        if self._enforcer is None or not self._enforcer.allows(
+            action, self.to_policy_values()
+        ):
             raise exception.PolicyNotAuthorized(action=action) from None

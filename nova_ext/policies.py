@@ -9,6 +9,8 @@ from __future__ import annotations
 from oslo_config import cfg
 from oslo_policy import policy
 
+from nova_ext.enforcer import Enforcer
+
 BASE = 'os_compute_api:os-assisted-volume-snapshots:'
 CREATE = BASE + 'create'
 DELETE = BASE + 'delete'
@@ -57,14 +59,14 @@ def list_rules() -> tuple[policy.RuleDefault, ...]:
     return _RULES
 
 
-def init(conf: cfg.ConfigOpts) -> policy.Enforcer:
+def init(conf: cfg.ConfigOpts) -> Enforcer:
     """An enforcer of our rules with the operator's changes to them."""
-    enforcer = policy.Enforcer(conf)
+    enforcer = Enforcer(conf)
     enforcer.register_defaults(_RULES)
     return enforcer
 
 
-def get_enforcer() -> policy.Enforcer:
+def get_enforcer() -> Enforcer:
     """What the oslo.policy command-line tools call."""
     conf = cfg.ConfigOpts()
     conf([], project='nova_ext')

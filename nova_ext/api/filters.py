@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The filters of the pipelines that are our own: faults, identity, /v2.
 
-Each does one thing, and what oslo.middleware has is used as it is. Business
-rules are not here.
+Each does one thing. What oslo.middleware has is in :mod:`nova_ext.api.stock`.
+Business rules are not here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import webob
 from oslo_config import cfg
-from oslo_middleware import basic_auth, cors, request_id
+from oslo_middleware import basic_auth, request_id
 
 from nova_ext import conf as nova_ext_conf
 from nova_ext import context, policies
@@ -27,6 +27,8 @@ LOG = logging.getLogger(__name__)
 
 Filter = Callable[[router.Application], router.Application]
 
+_VERSION = wsgi.VERSION_HEADERS[1].lower()
+
 MESSAGES = {
     401: 'The request you have made requires authentication.',
     413: 'The request is too large. The limit is [oslo_middleware] '
@@ -35,36 +37,6 @@ MESSAGES = {
     'requested operation.',
     503: 'The Keystone service is temporarily unavailable.',
 }
-
-
-def set_defaults() -> None:
-    """CORS defaults that a browser client of the Compute API needs."""
-    cors.set_defaults(
-        allow_headers=[
-            'X-Auth-Token',
-            'X-Openstack-Request-Id',
-            'X-Identity-Status',
-            'X-Roles',
-            'X-Service-Catalog',
-            'X-User-Id',
-            'X-Tenant-Id',
-            *wsgi.VERSION_HEADERS,
-        ],
-        expose_headers=[
-            'X-Auth-Token',
-            'X-Openstack-Request-Id',
-            'X-Subject-Token',
-            'X-Service-Token',
-            *wsgi.VERSION_HEADERS,
-        ],
-        allow_methods=['GET', 'PUT', 'POST', 'DELETE', 'PATCH'],
-    )
-
-
-class RequestId(request_id.RequestId):
-    """Request ids under both names that clients of Nova look for."""
-
-    compat_headers = ['x-compute-request-id']
 
 
 class BasicAuth(basic_auth.BasicAuthMiddleware):
@@ -90,6 +62,18 @@ def _visible(text: str) -> str:
     return re.sub('[^!#-~]', lambda found: f'%{ord(found[0]):02X}', text)
 
 
+def _fault(response: webob.Response) -> webob.Response:
+    """A refusal in the envelope, which that of a filter may have already."""
+    if response.content_type == wsgi.JSON and not _is_webob_s(response):
+        return response
+    status = response.status_int
+    fault = wsgi.Fault(status, MESSAGES.get(status, response.status))
+    for name, value in response.headers.items():
+        if name.lower() not in ('content-type', 'content-length'):
+            fault.headers.add(name, value)
+    return fault
+
+
 class FaultFilter:
     """Every refusal in the envelope, and one log line per request.
 
@@ -104,29 +88,33 @@ class FaultFilter:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         started = time.monotonic()
-        response = self._answer(environ)
-        self._log(environ, response, time.monotonic() - started)
-        return response(environ, start_response)
-
-    def _answer(self, environ: dict[str, Any]) -> webob.Response:
+        fault = None
         try:
-            response = webob.Request(environ).get_response(self._app)
+            status, headers, body = webob.Request(environ).call_application(
+                self._app
+            )
         except Exception:
             LOG.exception('Unexpected error outside the resource')
-            return wsgi.Fault(500, MESSAGES[500])
-        status = response.status_int
-        if status < 400 or (
-            response.content_type == wsgi.JSON and not _is_webob_s(response)
-        ):
-            return response
-        fault = wsgi.Fault(status, MESSAGES.get(status, response.status))
-        for name, value in response.headers.items():
-            if name.lower() not in ('content-type', 'content-length'):
-                fault.headers.add(name, value)
-        return fault
+            fault = wsgi.Fault(500, MESSAGES[500])
+        else:
+            if status >= '4':
+                fault = _fault(
+                    webob.Response(None, status, headers, app_iter=body)
+                )
+        if fault is not None:
+            status, headers = fault.status, fault.headerlist
+        self._log(environ, status, headers, time.monotonic() - started)
+        if fault is not None:
+            return fault(environ, start_response)
+        start_response(status, headers)
+        return body
 
     def _log(
-        self, environ: dict[str, Any], response: webob.Response, took: float
+        self,
+        environ: dict[str, Any],
+        status: str,
+        headers: list[tuple[str, str]],
+        took: float,
     ) -> None:
         if not LOG.isEnabledFor(logging.INFO):
             return
@@ -136,15 +124,16 @@ class FaultFilter:
             encoding='latin-1',
         )
         query = environ.get('QUERY_STRING')
+        answer = {name.lower(): value for name, value in headers}
         LOG.info(
-            '%s "%s %s%s" status: %d len: %s microversion: %s time: %.6f',
+            '%s "%s %s%s" status: %s len: %s microversion: %s time: %.6f',
             _visible(environ.get('REMOTE_ADDR', '-')),
             _visible(environ['REQUEST_METHOD']),
             path,
             f'?{_visible(query)}' if query else '',
-            response.status_int,
-            response.content_length or 0,
-            response.headers.get(wsgi.VERSION_HEADERS[1], '-'),
+            status[:3],
+            answer.get('content-length', 0),
+            answer.get(_VERSION, '-'),
             took,
         )
 
@@ -240,16 +229,6 @@ class ContextFilter:
             any_project=True,
             **self._ids(environ),
         )
-
-
-def cors_factory(global_conf: dict[str, str], **local_conf: str) -> Filter:
-    """Paste factory of oslo.middleware's CORS filter.
-
-    Its own factory reads the usual configuration files again, and not those
-    that this process was started with.
-    """
-    set_defaults()
-    return lambda app: cors.CORS(app, cfg.CONF)
 
 
 def fault_factory(global_conf: dict[str, str], **local_conf: str) -> Filter:

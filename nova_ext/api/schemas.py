@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 
 from nova_ext import exception
+from nova_ext.api import acceptor
 
 # NOTE: enough of a value to recognise it by; the body may be 112 KiB.
 _SHOWN = 1024
@@ -159,14 +160,26 @@ def _relaxed(schema: dict[str, Any]) -> dict[str, Any]:
     return relaxed
 
 
-def _validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(schema, format_checker=_formats)
+class Validator:
+    """A schema, compiled.
+
+    :ivar accept: see :mod:`nova_ext.api.acceptor`
+    :ivar errors: what jsonschema says of a value
+    """
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self.accept = acceptor.acceptor(
+            schema, {'plain-text': is_plain_text, 'file-name': is_file_name}
+        )
+        self.errors = jsonschema.Draft202012Validator(
+            schema, format_checker=_formats
+        ).iter_errors
 
 
-_create = _validator(CREATE)
-_create_legacy = _validator(_relaxed(CREATE))
-_delete_info = _validator(DELETE_INFO)
-_delete_query = _validator(DELETE_QUERY)
+CREATE_VALIDATOR = Validator(CREATE)
+LEGACY_VALIDATOR = Validator(_relaxed(CREATE))
+DELETE_INFO_VALIDATOR = Validator(DELETE_INFO)
+_delete_query = Validator(DELETE_QUERY)
 
 
 def _message(error: jsonschema.ValidationError) -> str:
@@ -187,11 +200,11 @@ def _message(error: jsonschema.ValidationError) -> str:
     )
 
 
-def _check(
-    validator: jsonschema.Draft202012Validator, instance: object
-) -> None:
+def _check(validator: Validator, instance: object) -> None:
+    if validator.accept(instance):
+        return
     try:
-        error = next(validator.iter_errors(instance), None)
+        error = next(validator.errors(instance), None)
         message = _message(error) if error else None
     except RecursionError:
         message = 'Malformed request body: it is nested too deeply'
@@ -205,7 +218,7 @@ def create(body: object, legacy: bool = False) -> dict[str, Any]:
     :param legacy: let unknown keys pass, and drop them
     :raises: :class:`nova_ext.exception.InvalidInput`
     """
-    _check(_create_legacy if legacy else _create, body)
+    _check(LEGACY_VALIDATOR if legacy else CREATE_VALIDATOR, body)
     snapshot = body['snapshot']  # type: ignore[index]
     known = CREATE['properties']['snapshot']['properties']['create_info']
     info = snapshot['create_info']
@@ -256,5 +269,5 @@ def delete_info(text: str | None) -> dict[str, Any]:
         raise exception.InvalidInput(
             reason=f'{error}: delete_info is not JSON text'
         ) from None
-    _check(_delete_info, info)
+    _check(DELETE_INFO_VALIDATOR, info)
     return info

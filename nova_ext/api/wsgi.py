@@ -108,10 +108,15 @@ class Microversions:
 
         :raises: :class:`HTTPFault` 400 for text that is no version
         """
-        text = microversion_parse.get_version(
-            headers, SERVICE_TYPE, VERSION_HEADERS[1:]
+        # NOTE: it would copy all headers, of which most requests have these
+        # two not.
+        mine = {
+            name: headers[name] for name in VERSION_HEADERS if name in headers
+        }
+        text = mine and microversion_parse.get_version(
+            mine, SERVICE_TYPE, VERSION_HEADERS[1:]
         )
-        if text is None:
+        if not mine or text is None:
             return self.minimum
         return self.maximum if text == 'latest' else parse_version(text)
 

@@ -12,7 +12,6 @@ import pytest
 import webob
 import webob.dec
 import webob.exc
-from oslo_config import cfg
 
 from nova_ext.api import filters, wsgi
 from nova_ext.api.router import Application
@@ -216,14 +215,3 @@ def test_without_authentication_this_machine_is_let_in(address: str) -> None:
 @pytest.mark.parametrize('address', ['192.0.2.1', '0.0.0.0', '2001:db8::1'])
 def test_without_authentication_no_other_is(address: str) -> None:
     assert _identity('noauth', REMOTE_ADDR=address).status_int == 403
-
-
-def test_the_headers_of_microversions_may_be_sent_by_pages() -> None:
-    filters.set_defaults()
-    with configured({}):
-        filters.cors_factory({})(wsgi.Fault(404, 'x'))
-        allowed = cfg.CONF.cors.allow_headers
-        exposed = cfg.CONF.cors.expose_headers
-    for name in wsgi.VERSION_HEADERS:
-        assert name in allowed
-        assert name in exposed

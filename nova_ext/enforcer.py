@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The enforcer of oslo.policy, with its slow parts done once per change.
+
+It searches the directories of the configuration for each question, and asks
+each part of a rule for its signature. Here the files are searched when one of
+them has changed, and rules that only ask for roles become functions of the
+roles. What is decided is never remembered. Which rules there are is in
+:mod:`nova_ext.policies`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from oslo_config import cfg
+from oslo_policy import policy
+
+# The lower-case roles of a caller → whether a rule allows it.
+Decide = Callable[[frozenset[str]], bool]
+
+
+def _type(text: str) -> type:
+    return type(policy.RuleDefault('name', text).check)
+
+
+_ROLE, _RULE = _type('role:name'), _type('rule:name')
+_TRUE, _FALSE = _type('@'), _type('!')
+
+
+class Enforcer(policy.Enforcer):
+    """See oslo.policy; the answers are the same."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        super().__init__(conf)
+        self._seen: tuple[object, ...] | None = None
+        self._places: dict[str, list[str]] = {}
+        self._compiled: dict[str, Decide | None] = {}
+
+    def load_rules(self, force_reload: bool = False) -> None:
+        """Read what has changed since the last time."""
+        # NOTE: looked at before anything is read: what is written meanwhile
+        # is a change for the next request.
+        seen = tuple(self._look())
+        if force_reload or not self.use_conf or seen != self._seen:
+            # NOTE: what raises leaves the files unseen.
+            self._seen = None
+            super().load_rules(force_reload)
+            self._compiled = {}
+            self._seen = seen
+
+    def allows(self, action: str, creds: dict[str, Any]) -> bool:
+        """Whether the rule of `action` allows what `creds` say of a caller.
+
+        :param creds: as of ``RequestContext.to_policy_values``; `is_admin`
+            is set to what the rules say
+        :raises: oslo_policy.policy.PolicyNotRegistered
+        """
+        if action not in self.registered_rules:
+            raise policy.PolicyNotRegistered(action)
+        self.load_rules()
+        # NOTE: taken once: what another thread reads meanwhile has a new one.
+        known = self._compiled
+        if action not in known:
+            known[action] = compiled(self.rules, action)
+        decide = known[action]
+        if decide is None:
+            return self.slowly_allows(action, creds)
+        scopes = self.registered_rules[action].scope_types
+        scope = 'project'
+        if creds.get('system_scope'):
+            scope = 'system'
+        elif creds.get('domain_id'):
+            scope = 'domain'
+        return not (scopes and scope not in scopes) and decide(
+            frozenset(role.lower() for role in creds['roles'])
+        )
+
+    def slowly_allows(self, action: str, creds: dict[str, Any]) -> bool:
+        """The same, asked of oslo.policy."""
+        creds['is_admin'] = self.enforce('context_is_admin', {}, creds)
+        # NOTE: an empty target: the resource belongs to no project
+        # (contract §2), any service may ask for any volume.
+        return bool(self.authorize(action, {}, creds))
+
+    def _look(self) -> Iterator[object]:
+        """What is another when files with rules are other ones."""
+        # NOTE: a file that was found once is not searched for again.
+        path = self.policy_path or self._find(self.policy_file)
+        yield path and (path, _stamp(path))
+        for name in self.conf.oslo_policy.policy_dirs:
+            path = self._find(name)
+            yield path and (path, _stamp(path))
+            if path and os.path.isdir(path):
+                for file in sorted(os.listdir(path)):
+                    yield file, _stamp(os.path.join(path, file))
+
+    def _find(self, name: str) -> str | None:
+        """What `find_file` of the configuration finds."""
+        if name not in self._places:
+            self._places[name] = [
+                os.path.join(directory, name)
+                for directory in directories(self.conf)
+            ]
+        for path in self._places[name]:
+            if os.access(path, os.F_OK):
+                return path
+        return None
+
+
+def directories(conf: cfg.ConfigOpts) -> list[str]:
+    """Where `find_file` of a configuration searches, in this order."""
+    snap = [os.environ.get(name) for name in ('SNAP_COMMON', 'SNAP')]
+    project = conf.project
+    found = [
+        *(conf.config_dir or ()),
+        *(os.path.dirname(path) for path in reversed(conf.config_file or ())),
+        *([f'~/.{project}'] if project else ()),
+        '~',
+        *([f'/etc/{project}'] if project else ()),
+        '/etc',
+        *(f'{path}/etc/{project}' for path in snap if path and project),
+    ]
+    return list(
+        dict.fromkeys(
+            os.path.abspath(os.path.expanduser(path or '.')) for path in found
+        )
+    )
+
+
+def compiled(
+    rules: Mapping[str, Any], name: str, above: frozenset[str] = frozenset()
+) -> Decide | None:
+    """A rule as a function; None if it asks for more than roles.
+
+    :param above: the names of the rules that this one is a part of
+    """
+    if name in above:
+        return None
+    try:
+        check = rules[name]
+    except KeyError:
+        # oslo.policy refuses what has no rule.
+        return lambda roles: False
+    return _compile(rules, check, above | {name})
+
+
+def _compile(
+    rules: Mapping[str, Any], check: Any, above: frozenset[str]
+) -> Decide | None:
+    kind = type(check)
+    if kind in (_TRUE, _FALSE):
+        return lambda roles: kind is _TRUE
+    if kind is _RULE:
+        return compiled(rules, check.match, above)
+    if kind is _ROLE and '%' not in check.match:
+        role = check.match.lower()
+        return lambda roles: role in roles
+    if kind is policy.NotCheck:
+        part = _compile(rules, check.rule, above)
+        return part and (lambda roles: not part(roles))
+    if kind not in (policy.AndCheck, policy.OrCheck):
+        return None
+    parts = [_compile(rules, part, above) for part in check.rules]
+    if None in parts:
+        return None
+    combine = all if kind is policy.AndCheck else any
+    return lambda roles: combine(part(roles) for part in parts)
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """What is another when a file is another; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast yes against jsonschema, which has the last word."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import sys
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nova_ext.api import acceptor, schemas
+
+NAMES = ('volume_id', 'create_info', 'snapshot_id', 'type', 'new_file', 'id')
+MERGES = ('file_to_merge', 'merge_target_file')
+VALUES: tuple[Any, ...] = (
+    *('x', '', 'qcow2', 'QCOW2', 'a/b', '.', '..', 'a\nb', '\ud800', 'é'),
+    *('x' * 255, 'x' * 256, 'é' * 128, None, True, False, 0, 1, 1.0),
+    *([], ['x'], {}, {'x': 'y'}),
+)
+BODY = {
+    'snapshot': {
+        'volume_id': 'v',
+        'create_info': {'snapshot_id': 's', 'type': 'qcow2', 'new_file': 'f'},
+    }
+}
+INFO = {
+    'volume_id': 'v',
+    'type': 'qcow2',
+    'file_to_merge': None,
+    'merge_target_file': 'f',
+}
+VALIDATORS = {
+    'create': schemas.CREATE_VALIDATOR,
+    'legacy': schemas.LEGACY_VALIDATOR,
+    'delete_info': schemas.DELETE_INFO_VALIDATOR,
+}
+
+
+def _changed(value: Any) -> Iterator[Any]:
+    """Values that differ from this one in one place."""
+    yield from VALUES
+    if isinstance(value, dict):
+        for name in (*value, *NAMES, *MERGES, 'unknown', 1):
+            rest = {key: part for key, part in value.items() if key != name}
+            yield rest
+            for part in _changed(value.get(name)):
+                yield {**rest, name: part}
+
+
+def _valid(validator: schemas.Validator, value: object) -> bool:
+    return next(validator.errors(value), None) is None
+
+
+@pytest.mark.parametrize('name', VALIDATORS)
+def test_what_is_accepted_is_valid(name: str) -> None:
+    validator = VALIDATORS[name]
+    bodies = (BODY, INFO, {'snapshot': {**BODY['snapshot'], 'more': 1}})
+    seen = {True: 0, False: 0}
+    for body in itertools.chain(*map(_changed, bodies)):
+        accepted = validator.accept(body)
+        seen[accepted] += 1
+        # All that is JSON is accepted at once if it is valid at all.
+        assert accepted is _valid(validator, body), body
+    assert min(seen.values()) > 9
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.just('qcow2'),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from(('snapshot', *NAMES, *MERGES)) | st.text(), inner
+        )
+    ),
+)
+
+
+@given(_json)
+def test_arbitrary_json_is_accepted_only_if_valid(value: object) -> None:
+    for validator in VALIDATORS.values():
+        assert validator.accept(value) is _valid(validator, value)
+
+
+@pytest.mark.parametrize(
+    'more',
+    [
+        {'maxLength': 3},
+        {'pattern': 'x'},
+        {'not': {}},
+        {'type': 'integer'},
+        {'type': ['string', 'integer']},
+    ],
+)
+def test_a_keyword_that_is_not_known_is_left_to_jsonschema(
+    more: dict[str, Any],
+) -> None:
+    schema = copy.deepcopy(schemas.CREATE)
+    schema['properties']['snapshot']['properties']['volume_id'] = {
+        'type': 'string',
+        **more,
+    }
+    assert not acceptor.acceptor(
+        schema, dict.fromkeys(('plain-text', 'file-name'), lambda value: True)
+    )(BODY)
+
+
+def test_another_class_of_object_is_left_to_jsonschema() -> None:
+    class Body(dict[str, Any]):
+        """What json never makes."""
+
+    assert not VALIDATORS['create'].accept(Body(BODY))
+    assert jsonschema.Draft202012Validator(schemas.CREATE).is_valid(Body(BODY))
+
+
+def test_plain_text_is_what_has_no_control_character() -> None:
+    for number in range(sys.maxunicode + 1):
+        character = chr(number)
+        plain = unicodedata.category(character) not in ('Cc', 'Cs')
+        assert schemas.is_plain_text(character) is plain, number
+    assert schemas.is_plain_text('')
