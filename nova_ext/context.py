@@ -49,17 +49,11 @@ class RequestContext(context.RequestContext):
         self.any_project = any_project
         self.origin = origin
 
-    def to_policy_values(self) -> dict[str, Any]:
-        """What a rule may ask of; as in Nova, `is_admin` is among it."""
-        return {**super().to_policy_values(), 'is_admin': self.is_admin}
-
     def can(self, action: str) -> None:
         """Return if the policy allows `action`.
 
         :raises: :class:`nova_ext.exception.PolicyNotAuthorized`
         """
         # NOTE: asked again each time, since the policy may have changed.
-        if self._enforcer is None or not self._enforcer.allows(
-            action, self.to_policy_values()
-        ):
+        if self._enforcer is None or not self._enforcer.allows(action, self):
             raise exception.PolicyNotAuthorized(action=action) from None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from oslo_config import cfg
+from oslo_context import context
 from oslo_policy import policy
 
 # The lower-case roles of a caller → whether a rule allows it.
@@ -50,11 +51,9 @@ class Enforcer(policy.Enforcer):
             self._compiled = {}
             self._seen = seen
 
-    def allows(self, action: str, creds: dict[str, Any]) -> bool:
-        """Whether the rule of `action` allows what `creds` say of a caller.
+    def allows(self, action: str, caller: context.RequestContext) -> bool:
+        """Whether the rule of `action` allows it to a caller.
 
-        :param creds: as of ``RequestContext.to_policy_values``; `is_admin`
-            is set to what the rules say
         :raises: oslo_policy.policy.PolicyNotRegistered
         """
         if action not in self.registered_rules:
@@ -66,19 +65,23 @@ class Enforcer(policy.Enforcer):
             known[action] = compiled(self.rules, action)
         decide = known[action]
         if decide is None:
-            return self.slowly_allows(action, creds)
+            return self.slowly_allows(action, caller)
         scopes = self.registered_rules[action].scope_types
         scope = 'project'
-        if creds.get('system_scope'):
+        if caller.system_scope:
             scope = 'system'
-        elif creds.get('domain_id'):
+        elif caller.domain_id:
             scope = 'domain'
         return not (scopes and scope not in scopes) and decide(
-            frozenset(role.lower() for role in creds['roles'])
+            frozenset(role.lower() for role in caller.roles)
         )
 
-    def slowly_allows(self, action: str, creds: dict[str, Any]) -> bool:
+    def slowly_allows(
+        self, action: str, caller: context.RequestContext
+    ) -> bool:
         """The same, asked of oslo.policy."""
+        # NOTE: as in Nova, `is_admin` is among what a rule may ask for.
+        creds = {**caller.to_policy_values(), 'is_admin': caller.is_admin}
         creds['is_admin'] = self.enforce('context_is_admin', {}, creds)
         # NOTE: an empty target: the resource belongs to no project
         # (contract §2), any service may ask for any volume.

@@ -161,19 +161,44 @@ def _relaxed(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 class Validator:
-    """A schema, compiled.
+    """A schema, compiled, with those of its properties.
 
     :ivar accept: see :mod:`nova_ext.api.acceptor`
-    :ivar errors: what jsonschema says of a value
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self.accept = acceptor.acceptor(
             schema, {'plain-text': is_plain_text, 'file-name': is_file_name}
         )
-        self.errors = jsonschema.Draft202012Validator(
-            schema, format_checker=_formats
+        self._fields = {
+            name: Validator(part)
+            for name, part in schema.get('properties', {}).items()
+        }
+        # NOTE: the properties are looked at one by one, before what else the
+        # schema says of an object.
+        mine = {**schema, 'properties': dict.fromkeys(self._fields, True)}
+        self._errors = jsonschema.Draft202012Validator(
+            mine if self._fields else schema, format_checker=_formats
         ).iter_errors
+
+    def error(
+        self, value: object, name: str | int | None = None
+    ) -> tuple[jsonschema.ValidationError, str | int | None] | None:
+        """The first error in a value, and the name of what has it.
+
+        It is the one that jsonschema finds first, found without a look at
+        what is accepted.
+        """
+        fields = self._fields if isinstance(value, dict) else {}
+        for key, field in fields.items():
+            if key in value and not field.accept(value[key]):  # type: ignore[operator,index]
+                found = field.error(value[key], key)  # type: ignore[index]
+                if found:
+                    return found
+        error = next(self._errors(value), None)
+        if error is None:
+            return None
+        return error, error.path[-1] if error.path else name
 
 
 CREATE_VALIDATOR = Validator(CREATE)
@@ -182,21 +207,20 @@ DELETE_INFO_VALIDATOR = Validator(DELETE_INFO)
 _delete_query = Validator(DELETE_QUERY)
 
 
-def _message(error: jsonschema.ValidationError) -> str:
+def _message(error: jsonschema.ValidationError, name: str | int | None) -> str:
     message = error.message
     if error.validator == 'format':
         reason = {'plain-text': _PLAIN_TEXT, 'file-name': _FILE_NAME}
         message = f'{error.instance!r} {reason[error.validator_value]}'
     if len(message) > _SHOWN:
         message = f'{message[: _SHOWN // 2]} [...] {message[-_SHOWN // 2 :]}'
-    if not error.path:
+    if name is None:
         return message
     value = str(error.instance)
     if len(value) > _SHOWN:
         value = f'{value[:_SHOWN]}[...]'
     return (
-        f'Invalid input for field/attribute {error.path[-1]}. '
-        f'Value: {value}. {message}'
+        f'Invalid input for field/attribute {name}. Value: {value}. {message}'
     )
 
 
@@ -204,8 +228,8 @@ def _check(validator: Validator, instance: object) -> None:
     if validator.accept(instance):
         return
     try:
-        error = next(validator.errors(instance), None)
-        message = _message(error) if error else None
+        found = validator.error(instance)
+        message = _message(*found) if found else None
     except RecursionError:
         message = 'Malformed request body: it is nested too deeply'
     if message:

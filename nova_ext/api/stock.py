@@ -23,6 +23,7 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Filter = Callable[[router.Application], router.Application]
 
+_INBOUND = f'HTTP_{request_id.INBOUND_HEADER.upper().replace("-", "_")}'
 _FORWARDED = frozenset(
     {
         'HTTP_FORWARDED',
@@ -89,7 +90,8 @@ class RequestId(request_id.RequestId):
     def __call__(
         self, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
-        self.set_global_req_id(webob.Request(environ))
+        if _INBOUND in environ:
+            self.set_global_req_id(webob.Request(environ))
         identity = oslo_context.context.generate_request_id()
         environ[request_id.ENV_REQUEST_ID] = identity
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import microversion_parse
 import webob
 import webob.exc
+import webob.util
 
 from nova_ext import exception
 
@@ -71,9 +72,23 @@ class Fault(webob.Response):
     def __init__(self, status: int, message: str) -> None:
         name = FAULT_NAMES.get(status, 'computeFault')
         body = json.dumps({name: {'code': status, 'message': message}})
-        super().__init__(body.encode(), status=status, charset=None)
-        # NOTE: by hand, since webob leaves the charset of JSON out.
-        self.headers['Content-Type'] = f'{JSON}; charset=UTF-8'
+        # NOTE: webob leaves the charset of JSON out, and takes its time to
+        # find out what else there is.
+        super().__init__(
+            **_whole(status, body.encode(), f'{JSON}; charset=UTF-8')
+        )
+
+
+def _whole(status: int, body: bytes, content_type: str) -> dict[str, Any]:
+    """What a response of webob is made of."""
+    return {
+        'status': f'{status} {webob.util.status_reasons[status]}',
+        'headerlist': [
+            ('Content-Type', content_type),
+            ('Content-Length', str(len(body))),
+        ],
+        'app_iter': [body],
+    }
 
 
 class HTTPFault(Exception):
@@ -261,18 +276,15 @@ class Resource:
         if action == 'create':
             answer = self._controller.create(req, context, body)
             return webob.Response(
-                json.dumps(answer).encode(),
-                content_type=req.best_content_type(),
-                charset=None,
+                **_whole(
+                    200, json.dumps(answer).encode(), req.best_content_type()
+                )
             )
         self._controller.delete(
             req, context, version or self._microversions.minimum, **path
         )
         # NOTE: Nova's 204 has these two headers, so clients may read them.
-        response = webob.Response(status=204)
-        response.headers['Content-Type'] = req.best_content_type()
-        response.headers['Content-Length'] = '0'
-        return response
+        return webob.Response(**_whole(204, b'', req.best_content_type()))
 
     def _refusal(self, error: exception.NovaExtException) -> Fault:
         status = status_of(error)
@@ -285,7 +297,9 @@ def _add_version_headers(
     response: webob.Response, version: tuple[int, int]
 ) -> None:
     standard, legacy = VERSION_HEADERS
-    response.headers[standard] = f'{SERVICE_TYPE} {_dotted(version)}'
-    response.headers[legacy] = _dotted(version)
-    # NOTE: one line, because the CORS filter keeps only one (contract W31).
-    response.headers['Vary'] = ', '.join(VERSION_HEADERS)
+    # NOTE: one Vary, because the CORS filter keeps only one (contract W31).
+    response.headerlist += [
+        (standard, f'{SERVICE_TYPE} {_dotted(version)}'),
+        (legacy, _dotted(version)),
+        ('Vary', ', '.join(VERSION_HEADERS)),
+    ]

@@ -48,10 +48,12 @@ RULES: tuple[dict[str, str], ...] = (
             *('rule:nothing', f'rule:{policies.CREATE}', 'rule:admin_api'),
             *('not rule:nothing', 'role:%(role)s', 'role:', 'role:Reader'),
             *("'p':project_id", 'True:is_admin', 'system_scope:all'),
+            *('is_admin:False', 'is_admin:None'),
         )
     ),
     {'context_is_admin': 'role:reader'},
     {'context_is_admin': 'is_admin:True', policies.CREATE: 'is_admin:True'},
+    {'context_is_admin': 'is_admin:False', policies.CREATE: 'is_admin:True'},
     {'context_is_admin': 'rule:admin_api', 'service_api': '!'},
     {'service_or_admin': 'rule:a', 'a': 'rule:b', 'b': 'rule:a'},
     {'default': 'role:reader', policies.CREATE: 'rule:nothing'},
@@ -71,8 +73,13 @@ def _conf(directory: pathlib.Path) -> cfg.ConfigOpts:
     return conf
 
 
+def _context(caller: dict[str, Any]) -> context.RequestContext:
+    return context.RequestContext(**caller)
+
+
 def _creds(caller: dict[str, Any]) -> dict[str, Any]:
-    return context.RequestContext(**caller).to_policy_values()
+    asking = _context(caller)
+    return {**asking.to_policy_values(), 'is_admin': asking.is_admin}
 
 
 def _slowly(conf: cfg.ConfigOpts, action: str, caller: dict[str, Any]) -> Any:
@@ -92,7 +99,7 @@ def _slowly(conf: cfg.ConfigOpts, action: str, caller: dict[str, Any]) -> Any:
 
 def _ours(ours: enforcer.Enforcer, action: str, caller: dict[str, Any]) -> Any:
     try:
-        return ours.allows(action, _creds(caller))
+        return ours.allows(action, _context(caller))
     except Exception as error:
         return type(error)
 
@@ -136,7 +143,7 @@ def test_rules_of_roles_are_not_asked_of_oslo_policy(
         with mock.patch.object(
             ours, 'slowly_allows', autospec=True, return_value=True
         ) as slowly:
-            ours.allows(policies.CREATE, _creds({'roles': ['service']}))
+            ours.allows(policies.CREATE, _context({'roles': ['service']}))
         assert slowly.called is slow, text
 
 
@@ -234,23 +241,23 @@ def test_a_file_that_appears_where_none_was_is_seen(
     conf = cfg.ConfigOpts()
     conf([], project='nova_ext', default_config_files=[])
     ours = policies.init(conf)
-    assert ours.allows(policies.CREATE, _creds(CREATED)) is False
+    assert ours.allows(policies.CREATE, _context(CREATED)) is False
     _write(tmp_path / 'policy.yaml', READERS)
-    assert ours.allows(policies.CREATE, _creds(CREATED)) is True
+    assert ours.allows(policies.CREATE, _context(CREATED)) is True
 
 
 def test_without_a_change_nothing_is_read(tmp_path: pathlib.Path) -> None:
     _write(tmp_path / 'policy.yaml', READERS)
     conf = _conf(tmp_path)
     ours = policies.init(conf)
-    ours.allows(policies.CREATE, _creds(CREATED))
+    ours.allows(policies.CREATE, _context(CREATED))
     with (
         mock.patch.object(
             conf, 'find_file', autospec=True, side_effect=AssertionError
         ),
         mock.patch('builtins.open', side_effect=AssertionError),
     ):
-        assert ours.allows(policies.CREATE, _creds(CREATED)) is True
+        assert ours.allows(policies.CREATE, _context(CREATED)) is True
 
 
 def test_files_are_looked_for_where_the_configuration_does(
