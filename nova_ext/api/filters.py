@@ -17,6 +17,7 @@ from typing import Any
 
 import webob
 from oslo_config import cfg
+from oslo_context import context as oslo_context
 from oslo_middleware import basic_auth, request_id
 
 from nova_ext import conf as nova_ext_conf
@@ -125,6 +126,13 @@ class FaultFilter:
         )
         query = environ.get('QUERY_STRING')
         answer = {name.lower(): value for name, value in headers}
+        # NOTE: that of the thread would be of whoever asked before, where
+        # nobody was let in now.
+        who = environ.get(wsgi.CONTEXT) or oslo_context.RequestContext(
+            request_id=environ.get(request_id.ENV_REQUEST_ID),
+            global_request_id=environ.get(request_id.GLOBAL_REQ_ID),
+            overwrite=False,
+        )
         LOG.info(
             '%s "%s %s%s" status: %s len: %s microversion: %s time: %.6f',
             _visible(environ.get('REMOTE_ADDR', '-')),
@@ -135,6 +143,7 @@ class FaultFilter:
             answer.get('content-length', 0),
             answer.get(_VERSION, '-'),
             took,
+            extra={'context': who},
         )
 
 

@@ -13,6 +13,7 @@ import webob
 import webob.dec
 import webob.exc
 
+from nova_ext import context
 from nova_ext.api import filters, wsgi
 from nova_ext.api.router import Application
 from tests.fixtures.app import configured
@@ -215,3 +216,20 @@ def test_without_authentication_this_machine_is_let_in(address: str) -> None:
 @pytest.mark.parametrize('address', ['192.0.2.1', '0.0.0.0', '2001:db8::1'])
 def test_without_authentication_no_other_is(address: str) -> None:
     assert _identity('noauth', REMOTE_ADDR=address).status_int == 403
+
+
+def test_a_line_of_the_log_names_nobody_who_asked_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, filters.__name__)
+    context.RequestContext(user_id='before', request_id='req-before')
+    environ = {'openstack.request_id': 'req-now'}
+    _answer(filters.FaultFilter(wsgi.Fault(401, 'x')), environ=environ)
+    who = context.RequestContext(user_id='now', overwrite=False)
+    _answer(
+        filters.FaultFilter(wsgi.Fault(404, 'x')),
+        environ={wsgi.CONTEXT: who},
+    )
+    nobody, somebody = (record.context for record in caplog.records)
+    assert (nobody.user_id, nobody.request_id) == (None, 'req-now')
+    assert somebody is who
