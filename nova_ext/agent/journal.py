@@ -12,7 +12,7 @@ import pathlib
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nova_ext.agent import job as agent_job
 
@@ -39,6 +39,10 @@ _UNFINISHED = tuple(
     state for state in agent_job.State if state not in agent_job.FINAL
 )
 _READ = 'id, snapshot_id, volume_id, operation, state, document'
+_UPDATE = (
+    'UPDATE jobs SET snapshot_id = ?, volume_id = ?, operation = ?, state = ?,'
+    ' updated_at = ?, document = ? WHERE id = ?'
+)
 _COLUMNS = ('snapshot_id', 'volume_id', 'operation', 'state')
 
 
@@ -92,12 +96,14 @@ class Journal:
     def update(self, job: agent_job.Job) -> None:
         """Write what has become of a job."""
         with self._lock:
-            self._database.execute(
-                'UPDATE jobs SET snapshot_id = ?, volume_id = ?,'
-                ' operation = ?, state = ?, updated_at = ?, document = ?'
-                ' WHERE id = ?',
-                (*_row(job), job.identity),
-            )
+            self._database.execute(_UPDATE, (*_row(job), job.identity))
+
+    def update_all(self, jobs: Sequence[agent_job.Job]) -> None:
+        """Write what has become of jobs: of all of them, or of none."""
+        rows = [(*_row(job), job.identity) for job in jobs]
+        with self._lock, self._database:
+            self._database.execute('BEGIN IMMEDIATE')
+            self._database.executemany(_UPDATE, rows)
 
     def latest(
         self, snapshot_id: str, operation: agent_job.Operation
@@ -163,7 +169,8 @@ class Journal:
     def unfinished(self) -> list[agent_job.Job]:
         """Every job that is not over, the oldest first."""
         return self._select(
-            f'state IN {_in(_UNFINISHED)} ORDER BY id',
+            # NOTE: sorted by hand, or all that are over would be read, too.
+            f'state IN {_in(_UNFINISHED)} ORDER BY +id',
             tuple(state.value for state in _UNFINISHED),
         )
 

@@ -72,10 +72,13 @@ class Manager:
         if isinstance(self._nova, engine.NoNova):
             self._refuse_nova()
         settled_at = time.monotonic() + engine.SETTLE_SECONDS
-        for found in self._journal.unfinished():
-            job, action = transition.recovered(found)
+        recovered = [
+            transition.recovered(job) for job in self._journal.unfinished()
+        ]
+        # NOTE: nothing is done before all of them are on disk.
+        self._journal.update_all([job for job, _ in recovered])
+        for job, action in recovered:
             LOG.info('Recovering %s', agent_job.describe(job))
-            self._journal.update(job)
             self._sweeper.add(Run(job, action, settled_at))
         self._sweeper.start()
 

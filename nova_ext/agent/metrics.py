@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +121,11 @@ class Journal(journal.Journal):
                 self._metrics.seconds.labels(
                     *(label.value for label in labels)
                 ).observe(seconds)
+
+    def update_all(self, jobs: Sequence[Job]) -> None:
+        """See :class:`nova_ext.agent.journal.Journal`."""
+        super().update_all(jobs)
+        self._states.update((job.identity, job.state) for job in jobs)
 
     def _count_bytes(self, job: Job) -> None:
         # NOTE: as long as Cinder is not told, it removes none of them.

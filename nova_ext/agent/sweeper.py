@@ -167,7 +167,8 @@ class Sweeper:
                 wait = _RETRY_SECONDS
         with self._changed:
             if wait is None:
+                # NOTE: nobody is woken: that would be a look at all others.
                 self._runs.pop(run.job.identity, None)
-            else:
-                run.due = time.monotonic() + wait
+                return
+            run.due = time.monotonic() + wait
             self._changed.notify_all()

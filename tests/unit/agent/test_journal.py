@@ -60,6 +60,19 @@ def test_what_an_operator_must_see_is_listed(path: pathlib.Path) -> None:
     assert len(journal.jobs(everything=True)) == 4
 
 
+def test_many_are_written_together_or_not_at_all(path: pathlib.Path) -> None:
+    journal = Journal(path)
+    before = [journal.add(jobs.create()), journal.add(jobs.delete())]
+    after = [job.to(State.REPORTING, succeeded=True) for job in before]
+    with pytest.raises(sqlite3.IntegrityError):
+        # None is no text, and the first is written by then.
+        journal.update_all([after[0], after[1].to(State.DONE, volume_id=None)])
+    assert Journal(path).unfinished() == before
+    journal.update_all(after)
+    assert Journal(path).unfinished() == after
+    journal.update_all([])
+
+
 def test_it_is_durable_and_has_a_version(path: pathlib.Path) -> None:
     journal = Journal(path)
     pragma = journal._database.execute
