@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from oslo_config import cfg
 from oslo_log import log
 
+from nova_ext import log as nova_ext_log
+
 LOG = logging.getLogger(__name__)
 
 # Options that hold a password, and URLs that have one in them.
@@ -359,7 +361,7 @@ def setup(
             None if config_files is None else list(config_files)
         ),
     )
-    log.setup(conf, 'nova_ext')
+    nova_ext_log.setup(conf)
     for path in exposed_files(conf):
         LOG.warning(
             '%s has a password in it, and everybody on this host may read '

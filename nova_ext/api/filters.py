@@ -8,6 +8,7 @@ Business rules are not here.
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import re
 import time
@@ -21,12 +22,13 @@ from oslo_context import context as oslo_context
 from oslo_middleware import basic_auth, request_id
 
 from nova_ext import conf as nova_ext_conf
-from nova_ext import context, policies
+from nova_ext import context, log, policies
 from nova_ext.api import router, wsgi
 
 LOG = logging.getLogger(__name__)
 
 Filter = Callable[[router.Application], router.Application]
+Headers = list[tuple[str, str]]
 
 _VERSION = wsgi.VERSION_HEADERS[1].lower()
 
@@ -50,11 +52,11 @@ class BasicAuth(basic_auth.BasicAuthMiddleware):
         return fault
 
 
-def _is_webob_s(response: webob.Response) -> bool:
+def _is_webob_s(body: bytes) -> bool:
     """Whether this is webob's form of an error, for who accepts JSON."""
     try:
-        return set(response.json_body) == {'message', 'code', 'title'}
-    except (ValueError, TypeError):
+        return set(json.loads(body.decode())) == {'message', 'code', 'title'}
+    except (ValueError, TypeError, RecursionError):
         return False
 
 
@@ -63,16 +65,24 @@ def _visible(text: str) -> str:
     return re.sub('[^!#-~]', lambda found: f'%{ord(found[0]):02X}', text)
 
 
-def _fault(response: webob.Response) -> webob.Response:
+def _fault(
+    status: str, headers: Headers, pieces: Iterable[bytes]
+) -> tuple[str, Headers, list[bytes]]:
     """A refusal in the envelope, which that of a filter may have already."""
-    if response.content_type == wsgi.JSON and not _is_webob_s(response):
-        return response
-    status = response.status_int
-    fault = wsgi.Fault(status, MESSAGES.get(status, response.status))
-    for name, value in response.headers.items():
-        if name.lower() not in ('content-type', 'content-length'):
-            fault.headers.add(name, value)
-    return fault
+    body = b''.join(pieces)
+    if hasattr(pieces, 'close'):
+        pieces.close()
+    kind = next((v for n, v in headers if n.lower() == 'content-type'), '')
+    if kind.partition(';')[0].strip() == wsgi.JSON and not _is_webob_s(body):
+        return status, headers, [body]
+    code = int(status[:3])
+    fault = wsgi.Fault(code, MESSAGES.get(code, status))
+    fault.headerlist += [
+        header
+        for header in headers
+        if header[0].lower() not in ('content-type', 'content-length')
+    ]
+    return fault.status, fault.headerlist, fault.app_iter
 
 
 class FaultFilter:
@@ -89,32 +99,29 @@ class FaultFilter:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         started = time.monotonic()
-        fault = None
         try:
             status, headers, body = webob.Request(environ).call_application(
                 self._app
             )
+            if status >= '4':
+                status, headers, body = _fault(status, headers, body)
         except Exception:
             LOG.exception('Unexpected error outside the resource')
             fault = wsgi.Fault(500, MESSAGES[500])
-        else:
-            if status >= '4':
-                fault = _fault(
-                    webob.Response(None, status, headers, app_iter=body)
-                )
-        if fault is not None:
-            status, headers = fault.status, fault.headerlist
+            status, headers, body = (
+                fault.status,
+                fault.headerlist,
+                fault.app_iter,
+            )
         self._log(environ, status, headers, time.monotonic() - started)
-        if fault is not None:
-            return fault(environ, start_response)
         start_response(status, headers)
-        return body
+        return [] if environ['REQUEST_METHOD'] == 'HEAD' else body
 
     def _log(
         self,
         environ: dict[str, Any],
         status: str,
-        headers: list[tuple[str, str]],
+        headers: Headers,
         took: float,
     ) -> None:
         if not LOG.isEnabledFor(logging.INFO):
@@ -143,7 +150,7 @@ class FaultFilter:
             answer.get('content-length', 0),
             answer.get(_VERSION, '-'),
             took,
-            extra={'context': who},
+            extra={'context': who, log.REQUEST: True},
         )
 
 

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log of a process, with a short way for the line of a request.
+
+oslo.log writes it, in its format. Half of what that takes is a copy of all
+that is known of the caller, of which the usual format shows six values. What
+is logged is said where it happens.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from oslo_config import cfg
+from oslo_log import formatters, log
+
+# What marks the record of a request that was answered.
+REQUEST = 'nova_ext_request'
+
+# The formats for which there is a short way: those of oslo.log.
+_FORMATS = {
+    'logging_context_format_string': (
+        '%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(name)s '
+        '[%(global_request_id)s %(request_id)s %(user_identity)s] '
+        '%(instance)s%(message)s'
+    ),
+    'logging_user_identity_format': (
+        '%(user)s %(project)s %(domain)s %(system_scope)s %(user_domain)s '
+        '%(project_domain)s'
+    ),
+}
+
+
+class Formatter(formatters.ContextFormatter):
+    """See oslo.log; the lines are the same."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        super().__init__(
+            project='nova_ext', datefmt=conf.log_date_format, config=conf
+        )
+        self._usual = all(
+            conf[name] == text for name, text in _FORMATS.items()
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        if not (self._usual and hasattr(record, REQUEST)):
+            return super().format(record)
+        who = record.context  # type: ignore[attr-defined]
+        if not who.request_id or who.resource_uuid or record.exc_info:
+            return super().format(record)
+        # NOTE: what is not known is None in the one place, and - in others.
+        return (
+            f'{self.formatTime(record, self.datefmt)}.'
+            f'{int(record.msecs):03d} {record.process} {record.levelname} '
+            f'{record.name} [{who.global_request_id} {who.request_id} '
+            f'{who.user_id or "-"} {who.project_id or "-"} '
+            f'{who.domain_id or "-"} {who.system_scope or "-"} '
+            f'{who.user_domain_id or "-"} {who.project_domain_id or "-"}] '
+            f'{record.getMessage()}'
+        )
+
+
+def setup(conf: cfg.ConfigOpts) -> None:
+    """Start the log, as the options of oslo.log say."""
+    log.setup(conf, 'nova_ext')
+    for handler in logging.getLogger().handlers:
+        if type(handler.formatter) is formatters.ContextFormatter:
+            handler.setFormatter(Formatter(conf))
