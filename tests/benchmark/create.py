@@ -88,7 +88,7 @@ class Http:
         )
 
 
-def measure(short: bool) -> Section:
+def measure(short: bool, others: bool) -> Section:
     """Create after create, each way in turn.
 
     :raises: :class:`tests.benchmark.rig.MeasuringFailed`, and what the parts

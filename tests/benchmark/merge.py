@@ -217,7 +217,7 @@ def _crowd(parts: rig.Rig, number: int) -> Iterator[None]:
             domain.destroy()
 
 
-def measure(short: bool) -> Section:
+def measure(short: bool, others: bool) -> Section:
     """Merge after merge, each way in turn; then the same in a crowd.
 
     :raises: :class:`tests.benchmark.rig.MeasuringFailed`, and what the parts

@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that answers requests for post.py, and says what CPU it took.
+"""A process that answers requests for the benchmark, and says what they cost.
 
-Run by the Python of a virtualenv, never imported:
+Run by the Python of a virtualenv, never imported by us:
 
-    python -I post_process.py KIND
+    python -I peer.py KIND
 
-KIND is `floor`, `ours` or `nova`; of the others' configuration files their
-own environment variables tell. Each line on standard input orders requests,
-and is answered by a line with the CPU seconds that they took. Nothing listens
-here: WSGI applications are called. What is compared with what is in post.py.
+KIND is the name of a function below; of configuration files the environment
+variables of each tell. A line on standard output says what loading has cost.
+Each line on standard input orders requests, and is answered by a line with
+what they have cost. Nothing listens here: WSGI applications are called. A WSGI
+server takes `application` instead, of the kind that NOVA_EXT_BENCHMARK names.
+What is compared with what is not here.
 """
 
 import datetime
 import json
+import os
 import sys
 import time
 import uuid
 
-import webob
-import webob.dec
-from keystonemiddleware.auth_token import _identity
-
-TOKEN = 'a-token'
+# What an identity service says of the callers; others are nobody.
+TOKENS = {'a-token': ('service', 'admin'), 'a-reader': ('reader',)}
 
 
-def token_data():
+def token_data(*roles):
     """What Keystone says of a token, with a catalog as clouds have it."""
     end = datetime.datetime.now(datetime.timezone.utc)
     end += datetime.timedelta(hours=1)
@@ -46,8 +46,7 @@ def token_data():
                 'domain': {'id': 'default', 'name': 'Default'},
             },
             'roles': [
-                {'id': uuid.uuid4().hex, 'name': name}
-                for name in ('service', 'admin')
+                {'id': uuid.uuid4().hex, 'name': name} for name in roles
             ],
             'catalog': [
                 {
@@ -72,11 +71,16 @@ def token_data():
 
 
 def floor():
-    """The least that can be done: a token is checked, a body is read."""
+    """The least that can be done: a token is checked, input is read."""
+    import webob
+    import webob.dec
     from keystonemiddleware import auth_token
 
     @webob.dec.wsgify
     def app(req):
+        if req.method == 'DELETE':
+            json.loads(req.GET['delete_info'])
+            return webob.Response(status=204)
         snapshot = json.loads(req.body)['snapshot']
         answer = {
             'snapshot': {
@@ -97,6 +101,13 @@ def floor():
     )
 
 
+def shipped():
+    """Our pipeline with the backend that its configuration names."""
+    from nova_ext.cmd.wsgi import application
+
+    return application
+
+
 def ours():
     """Our pipeline as it is shipped, in front of what does nothing."""
     from nova_ext.compute import api
@@ -114,9 +125,7 @@ def ours():
             return 'well'
 
     api.load = ComputeAPI
-    from nova_ext.cmd.wsgi import application
-
-    return application
+    return shipped()
 
 
 def nova():
@@ -133,55 +142,110 @@ def nova():
     return application
 
 
+def placement():
+    """Placement's, in front of no database."""
+    sys.argv[1:] = []
+    from placement import db_api
+    from placement.objects import resource_provider as objects
+
+    class Provider(objects.ResourceProvider):
+        """Is wherever it is looked for, and stored nowhere."""
+
+        def create(self):
+            self.generation = 0
+
+        def destroy(self):
+            """Do nothing."""
+
+        @classmethod
+        def get_by_uuid(cls, context, uuid):
+            return cls(context, uuid=uuid, name=uuid, generation=0)
+
+    objects.ResourceProvider = Provider
+    db_api.configure = lambda conf: None
+    from placement import deploy
+
+    deploy.update_database = lambda conf: None
+    from placement.wsgi.api import application
+
+    return application
+
+
+def application_of(kind):
+    """The application, where Keystone knows the tokens of above."""
+    from keystonemiddleware.auth_token import _identity
+
+    known = {name: token_data(*roles) for name, roles in TOKENS.items()}
+
+    def verify_token(self, token, *arguments, **keywords):
+        return known[token]
+
+    _identity.IdentityServer.verify_token = verify_token
+    return globals()[kind]()
+
+
 class Requests:
     """Sends requests to an application, as orders have them."""
 
     def __init__(self, app):
         self._app = app
 
-    def cpu(self, order):
-        """CPU seconds that an order took.
+    def cost(self, order):
+        """CPU seconds that an order took, and how large the process is.
 
         `stub` says whether Nova's own compute API is not asked.
         """
         if order.get('stub') is not None:
             self._stub(order['stub'])
-        body = order['body'].encode()
-        wanted = order['status']
         for _ in range(order['warm_up']):
-            self._send(order, body, wanted)
+            self._send(order)
         began = time.process_time()
         for _ in range(order['count']):
-            self._send(order, body, wanted)
-        return time.process_time() - began
+            self._send(order)
+        return {**size(), 'seconds': time.process_time() - began}
 
-    def _send(self, order, body, wanted):
-        req = webob.Request.blank(order['path'], method=order['method'])
-        req.headers['X-Auth-Token'] = TOKEN
-        if body:
+    def _send(self, order):
+        import webob
+
+        req = webob.Request.blank(
+            order['path'], method=order['method'], headers=order['headers']
+        )
+        if order['token']:
+            req.headers['X-Auth-Token'] = order['token']
+        if order['body']:
             req.content_type = 'application/json'
-            req.body = body
+            req.body = order['body'].encode()
         # NOTE: get_response would copy the request's environ.
         status, _, answer = req.call_application(self._app)
         text = b''.join(answer)
-        if not status.startswith(wanted):
+        if not status.startswith(order['status']):
             raise SystemExit(f'{order}: {status} {text.decode()}')
 
     def _stub(self, on):
         from nova.compute import api
 
-        if not hasattr(self, '_novas'):
-            self._novas = api.API.volume_snapshot_create
-        api.API.volume_snapshot_create = (
-            (lambda *arguments: None) if on else self._novas
-        )
+        for name in ('volume_snapshot_create', 'volume_snapshot_delete'):
+            kept = f'_kept_{name}'
+            if not hasattr(api.API, kept):
+                setattr(api.API, kept, getattr(api.API, name))
+            does = (lambda *a: None) if on else getattr(api.API, kept)
+            setattr(api.API, name, does)
 
 
-if __name__ == '__main__':
-    kind = sys.argv[1]
-    known = token_data()
-    _identity.IdentityServer.verify_token = lambda *args, **kwargs: known
-    requests = Requests({'floor': floor, 'ours': ours, 'nova': nova}[kind]())
-    print('ready', flush=True)
+def size():
+    """KiB in memory, and how many modules are loaded."""
+    with open('/proc/self/status') as file:
+        lines = dict(line.split(':', 1) for line in file)
+    return {
+        'memory': int(lines['VmRSS'].split()[0]),
+        'modules': len(sys.modules),
+    }
+
+
+if 'NOVA_EXT_BENCHMARK' in os.environ:
+    application = application_of(os.environ['NOVA_EXT_BENCHMARK'])
+elif __name__ == '__main__':
+    requests = Requests(application_of(sys.argv[1]))
+    print(json.dumps({**size(), 'seconds': time.process_time()}), flush=True)
     for line in sys.stdin:
-        print(requests.cpu(json.loads(line)), flush=True)
+        print(json.dumps(requests.cost(json.loads(line))), flush=True)

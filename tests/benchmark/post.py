@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API costs: ours, Nova's, and ours in Nova, in CPU time.
+"""What a request costs the API, in CPU time in process.
 
 The floor is what no service in OpenStack can do without: keystonemiddleware,
-which has the token in its cache, and fifteen lines that read a body and
-answer. Here is what is compared; who answers the requests is
-post_process.py.
+which has the token in its cache, and fifteen lines that read what they are
+sent and answer. Who is asked is in peers.py.
 """
 
 from __future__ import annotations
@@ -13,75 +12,30 @@ import contextlib
 import dataclasses
 import json
 import statistics
-import subprocess
-import sys
+import urllib.parse
 import uuid
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from tests.benchmark.report import Row, Section
-from tests.benchmark.rig import MeasuringFailed
-from tests.fixtures.host import short_directory
-from tests.fixtures.nova import Nova
-from tests.fixtures.nova_plugin import paste_with, plugin_virtualenv
-from tests.fixtures.serve import write_config
-from tests.fixtures.servers import server_environment
+from tests.benchmark import peers
+from tests.benchmark.report import Goal, Matrix
 
-# Of ours in Nova to Nova's: for what is ours, and for what is not.
-OURS_LIMIT, OTHERS_LIMIT = 0.5, 1.05
+PATH = '/os-assisted-volume-snapshots'
 
-_SCRIPT = Path(__file__).with_name('post_process.py')
-_PROJECT = Path(__file__).resolve().parents[2]
-_PATH = '/os-assisted-volume-snapshots'
-_TOKENS = {
-    'keystone_authtoken.auth_type': 'none',
-    'keystone_authtoken.www_authenticate_uri': 'http://keystone.example.org',
-}
 # A round of each is a tenth of a second or less.
 _COUNT, _WARM_UP = 30, 3
-
-
-class Process:
-    """A process that answers requests, and says what CPU they took.
-
-    :param python: of a virtualenv
-    :param kind: see post_process.py
-    """
-
-    def __init__(
-        self, python: str | Path, kind: str, log: Path, env: Mapping[str, str]
-    ) -> None:
-        with log.open('ab') as output:
-            self._process = subprocess.Popen(
-                # Isolated, or the script's directory comes first.
-                [python, '-I', _SCRIPT, kind],
-                env=env,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-            )
-        self._log = log
-        self._line()
-
-    def seconds(self, order: Order) -> float:
-        """CPU seconds of one request."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(dataclasses.asdict(order)) + '\n')
-        self._process.stdin.flush()
-        return float(self._line()) / order.count
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise MeasuringFailed(self._log.read_text()[-4000:])
-        return line
+# Request → of ours to the floor's, and of ours behind stock filters.
+_LIMITS = {
+    'POST': 1.8,
+    'DELETE': 2.0,
+    '400 schema': 1.8,
+    '403': 1.8,
+    '401': 2.0,
+}
+_STOCK_LIMIT = 2.2
+_IN_NOVA_LIMIT, _OTHERS_LIMIT = 0.5, 1.05
+# Requests that have a floor of their own; for others it is that of the POST.
+_OWN_FLOOR = ('POST', 'DELETE', '401')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,150 +51,178 @@ class Order:
     method: str = 'GET'
     body: str = ''
     status: str = '200'
+    token: str = 'a-token'
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stub: bool | None = None
     count: int = _COUNT
     warm_up: int = _WARM_UP
 
 
-def measure(short: bool) -> Section:
-    """Requests in turn: each kind to each process once a round.
-
-    :raises: :class:`tests.benchmark.rig.MeasuringFailed`, and
-        :class:`tests.fixtures.servers.ServerFailed`
-    """
-    rounds = 12 if short else 120
-    with short_directory() as directory, Nova(directory / 'nova') as nova:
-        nova.create_host()
-        volume_id = nova.attach(nova.create_instance())
-        with _processes(directory, nova) as processes:
-            ways = _ways(processes, volume_id)
-            taken: dict[str, list[float]] = {name: [] for name in ways}
-            for number in range(rounds + 1):
-                for name, (process, order) in ways.items():
-                    seconds = process.seconds(order)
-                    if number:
-                        taken[name].append(seconds)
-    return _section(taken)
-
-
-@contextlib.contextmanager
-def _processes(directory: Path, nova: Nova) -> Iterator[dict[str, Process]]:
-    plugin = plugin_virtualenv(nova.bin, directory / 'plugin')
-    mounted = paste_with(
-        nova.shipped_paste,
-        directory / 'api-paste.ini',
-        {'assisted_volume_snapshots': 'use = egg:nova_ext#nova'},
-    )
-    configuration = write_config(
-        directory / 'nova_ext.conf',
-        {
-            'DEFAULT': {'log_file': directory / 'nova_ext.log'},
-            'nova_ext': {
-                'auth_strategy': 'keystone',
-                'api_paste_config': (
-                    _PROJECT / 'etc' / 'nova_ext' / 'api-paste.ini'
-                ),
-            },
-            'keystone_authtoken': {
-                name.partition('.')[2]: value
-                for name, value in _TOKENS.items()
-            },
-        },
-    )
-
-    def of_nova(name: str, paste: Path | None) -> Process:
-        home = directory / name
-        home.mkdir()
-        options = {**_TOKENS, 'DEFAULT.log_file': str(home / 'nova.log')}
-        env = nova.configured(home, paste, options)
-        return Process(plugin / 'python', 'nova', home / 'log', env)
-
-    ours = server_environment(OS_NOVA_EXT_CONFIG_FILES=str(configuration))
-    with contextlib.ExitStack() as stack:
-        processes: dict[str, Process] = {}
-        for name, make in {
-            'floor': lambda: Process(
-                sys.executable, 'floor', directory / 'floor.log', ours
-            ),
-            'ours': lambda: Process(
-                sys.executable, 'ours', directory / 'ours.log', ours
-            ),
-            'nova': lambda: of_nova('plain', None),
-            'mounted': lambda: of_nova('mounted', mounted),
-        }.items():
-            processes[name] = make()
-            stack.callback(processes[name].end)
-        yield processes
-
-
-def _ways(
-    processes: Mapping[str, Process], volume_id: str
-) -> dict[str, tuple[Process, Order]]:
-    """Name → who is asked for what."""
+def snapshot_orders(volume_id: str, prefix: str = '/v2.1') -> dict[str, Order]:
+    """Name → requests of the resource; both writes, and each refusal."""
+    snapshot_id = str(uuid.uuid4())
     create_info: dict[str, Any] = {
-        'snapshot_id': str(uuid.uuid4()),
+        'snapshot_id': snapshot_id,
         'type': 'qcow2',
-        'new_file': f'volume-{volume_id}.{uuid.uuid4()}',
+        'new_file': f'volume-{volume_id}.{snapshot_id}',
     }
-    body = json.dumps(
-        {'snapshot': {'volume_id': volume_id, 'create_info': create_info}}
+    body = {'snapshot': {'volume_id': volume_id, 'create_info': create_info}}
+    merge = {
+        'volume_id': volume_id,
+        'type': 'qcow2',
+        'file_to_merge': create_info['new_file'],
+        'merge_target_file': f'volume-{volume_id}',
+    }
+    query = urllib.parse.urlencode({'delete_info': json.dumps(merge)})
+    post = Order(prefix + PATH, 'POST', json.dumps(body))
+    del create_info['new_file']
+    return {
+        'POST': post,
+        'DELETE': Order(
+            f'{prefix}{PATH}/{snapshot_id}?{query}', 'DELETE', status='204'
+        ),
+        **_refusals(
+            post,
+            json.dumps(body),
+            'X-OpenStack-Nova-API-Version',
+            '2.999',
+            f'{prefix}{PATH}/{snapshot_id}',
+        ),
+        '400 project': dataclasses.replace(
+            post, path=f'{prefix}/{"0" * 32}{PATH}', status='400'
+        ),
+    }
+
+
+def _refusals(
+    post: Order, bad: str, header: str, version: str, unknown: str
+) -> dict[str, Order]:
+    def but(status: str, **changes: Any) -> Order:
+        return dataclasses.replace(post, status=status, **changes)
+
+    return {
+        '400 schema': but('400', body=bad),
+        '401': but('401', token=''),
+        '403': but('403', token='a-reader'),  # noqa: S106 (no secret)
+        '404': but('404', method='GET', body='', path=unknown),
+        '406': but('406', headers={header: version}),
+    }
+
+
+def _provider_orders() -> dict[str, Order]:
+    """The same of a resource of placement's."""
+    name = str(uuid.uuid4())
+    post = Order(
+        '/resource_providers',
+        'POST',
+        json.dumps({'name': name, 'uuid': name}),
+        headers={'OpenStack-API-Version': 'placement 1.20'},
     )
-    post = Order(f'/v2.1{_PATH}', 'POST', body)
-    ways = {name: (processes[name], post) for name in ('floor', 'ours')}
-    for name in ('nova', 'mounted'):
-        for stub in (True, False):
-            order = dataclasses.replace(post, stub=stub)
-            ways[f'{name}, {"stub" if stub else "all"}'] = (
-                processes[name],
-                order,
-            )
-        for path, status in (('servers', '200'), ('nothing', '404')):
-            order = Order(f'/v2.1/{path}', status=status)
-            ways[f'{name}, {path}'] = processes[name], order
-    return ways
+    refusals = _refusals(
+        post,
+        json.dumps({'name': name, 'uuid': 'x'}),
+        'OpenStack-API-Version',
+        'placement 1.999',
+        '/nothing',
+    )
+    return {
+        'POST': post,
+        'DELETE': dataclasses.replace(
+            post,
+            path=f'/resource_providers/{name}',
+            method='DELETE',
+            body='',
+            status='204',
+        ),
+        **refusals,
+    }
 
 
-_NAMES = {
-    'floor': 'floor: keystonemiddleware and an app of 15 lines',
-    'ours': 'POST, our pipeline as shipped',
-    'nova, stub': 'POST, Nova without its compute API',
-    'mounted, stub': 'POST, our filter in Nova without its compute API',
-    'nova, all': 'POST, Nova to its message bus',
-    'mounted, all': 'POST, our filter in Nova to its message bus',
-    'nova, servers': 'GET /servers, Nova',
-    'mounted, servers': 'GET /servers, Nova with our filter',
-    'nova, nothing': 'an unknown path, Nova',
-    'mounted, nothing': 'an unknown path, Nova with our filter',
-}
+def orders(name: str, volume_id: str) -> dict[str, Order]:
+    """What a peer is asked."""
+    if name == 'placement':
+        return _provider_orders()
+    orders = snapshot_orders(volume_id)
+    if name == 'floor':
+        return {kind: orders[kind] for kind in _OWN_FLOOR}
+    if 'Nova' not in name:
+        return orders
+    return {
+        **{
+            kind: dataclasses.replace(order, stub=True)
+            for kind, order in orders.items()
+        },
+        'POST to the bus': dataclasses.replace(orders['POST'], stub=False),
+        'GET /servers': Order('/v2.1/servers'),
+        'unknown path': Order('/v2.1/nothing', status='404'),
+    }
 
 
-def _section(taken: Mapping[str, list[float]]) -> Section:
-    def ratio(of: str, to: str) -> float:
+def measure(short: bool, others: bool) -> Matrix:
+    """Requests in turn: each kind to each peer once a round.
+
+    :raises: :class:`tests.benchmark.rig.MeasuringFailed`
+    """
+    rounds = 12 if short else 100
+    with peers.prepared(others) as prepared, contextlib.ExitStack() as stack:
+        ways = {
+            (kind, name): (process, order)
+            for name, peer in prepared.peers.items()
+            for process in [stack.enter_context(peer.running())]
+            for kind, order in orders(name, prepared.volume_id).items()
+        }
+        taken: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+        for number in range(rounds + 1):
+            for way, (process, order) in ways.items():
+                cost = process.cost(dataclasses.asdict(order))
+                if number:
+                    taken[way].append(cost['seconds'] / order.count)
+        absent = prepared.absent
+    return _matrix(taken, absent, rounds)
+
+
+def _matrix(
+    taken: Mapping[tuple[str, str], list[float]],
+    absent: Mapping[str, str],
+    rounds: int,
+) -> Matrix:
+    def ratio(of: tuple[str, str], to: tuple[str, str]) -> float:
         # Of each round: what disturbs one, disturbs both.
         pairs = zip(taken[of], taken[to], strict=True)
         return statistics.median(one / other for one, other in pairs)
 
-    notes = []
-    for what, kind, limit in (
-        ('POST', 'stub', OURS_LIMIT),
-        ('POST to the message bus', 'all', None),
-        ('GET /servers', 'servers', OTHERS_LIMIT),
-        ('an unknown path', 'nothing', None),
-    ):
-        found = ratio(f'mounted, {kind}', f'nova, {kind}')
-        note = f'{what}: our filter in Nova / Nova = {found:.3f}'
-        if limit is not None:
-            verdict = 'met' if found <= limit else 'NOT met'
-            note += f': the limit of {limit:.2f} is {verdict}'
-        notes.append(note)
-    return Section(
-        title=f'post: {len(taken["floor"])} rounds of {_COUNT} requests; '
-        'ms of CPU each',
-        rows=[
-            Row(_NAMES[name], seconds, is_floor=name == 'floor')
-            for name, seconds in taken.items()
-        ],
-        notes=notes,
-        figure=f'post {ratio("ours", "floor"):.2f} floor, '
-        f'nova {ratio("nova, stub", "floor"):.2f} floor',
+    def floor(kind: str) -> tuple[str, str]:
+        return (kind if kind in _OWN_FLOOR else 'POST', 'floor')
+
+    ratios = {way: ratio(way, floor(way[0])) for way in taken}
+    goals = [
+        Goal(f'{kind}, as shipped / floor', ratios[kind, 'ours'], limit)
+        for kind, limit in _LIMITS.items()
+    ]
+    goals.append(
+        Goal(
+            'POST, behind stock filters / floor',
+            ratios['POST', 'stock filters'],
+            _STOCK_LIMIT,
+        )
+    )
+    figure = f'post {ratios["POST", "ours"]:.2f} floor'
+    if ('POST', 'Nova') in taken:
+        figure += f', nova {ratios["POST", "Nova"]:.2f} floor'
+        for kind, limit in (
+            ('POST', _IN_NOVA_LIMIT),
+            ('GET /servers', _OTHERS_LIMIT),
+        ):
+            found = ratio((kind, 'in Nova'), (kind, 'Nova'))
+            goals.append(Goal(f'{kind}, ours in Nova / Nova', found, limit))
+    return Matrix(
+        title=f'post: {rounds} rounds of {_COUNT} requests; µs of CPU each, '
+        'and how many times the floor',
+        cells={
+            way: (statistics.median(seconds) * 1e6, ratios[way])
+            for way, seconds in taken.items()
+        },
+        absent=absent,
+        goals=goals,
+        figure=figure,
     )
