@@ -2,7 +2,8 @@
 """What making an overlay the active layer costs.
 
 The floor is what no service that reports to Cinder can do without: the bare
-call to libvirt, and two reports over an open connection.
+call to libvirt, two reports over an open connection, and three durable writes:
+that it was accepted, that libvirt is asked, and what came of it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from collections.abc import Callable, Sequence
 
 from keystoneauth1 import adapter, noauth, session
 
+from nova_ext.agent import job as agent_job
+from nova_ext.agent import journal
 from tests.benchmark import rig
-from tests.benchmark.report import Row, Section
+from tests.benchmark.report import Goal, Row, Section
 
-LIMIT = 2.0
+LIMIT = 1.5
+# By the wall, of which others on the machine take their part.
+_SLACK = 2.5
 
 _WARM_UP = 6
 # Three more layers each, so that no chain is longer than nine and a volume.
@@ -33,16 +38,33 @@ class Floor:
         self._domain = parts.domain
         self._parts = parts
         self._cinder = client(parts.cinder.endpoint)
+        self._journal = journal.Journal(parts.guest.directory / 'floor.sqlite')
         self.parts: list[tuple[float, float]] = []
 
     def __call__(self, overlay: rig.Overlay) -> None:
+        job = self._journal.add(
+            agent_job.Job(
+                snapshot_id=overlay.snapshot_id,
+                volume_id=overlay.volume_id,
+                operation=agent_job.Operation.CREATE,
+                kind=agent_job.Kind.OVERLAY,
+                instance_id=self._domain.UUIDString(),
+                target=self._parts.guest.target,
+                before=(str(overlay.path),),
+                after=(str(overlay.path),),
+                accepted_at=0.0,
+                deadline=0.0,
+            )
+        )
         started = time.perf_counter()
         self._report(overlay, '0%')
+        self._journal.update(job.to(agent_job.State.RUNNING))
         asked = time.perf_counter()
         self._domain.snapshotCreateXML(
             self._parts.snapshot_xml(overlay), rig.SNAPSHOT
         )
         switched = time.perf_counter()
+        self._journal.update(job.to(agent_job.State.REPORTING))
         self._report(overlay, '90%')
         reported = time.perf_counter()
         self.parts.append(
@@ -138,22 +160,25 @@ def _section(
 ) -> Section:
     floor, agent, http = taken
     rows = [
-        Row('floor: bare libvirt call and two reports', floor, is_floor=True),
+        Row(
+            'floor: bare libvirt call, two reports, three writes',
+            floor,
+            is_floor=True,
+        ),
         Row('  of which snapshotCreateXML', [part[0] for part in parts]),
-        Row('  of which the reports', [part[1] for part in parts]),
+        Row(
+            '  of which the reports, and two of the writes',
+            [part[1] for part in parts],
+        ),
         Row('agent, by its socket', agent),
         Row('service, over HTTP (noauth)', http),
     ]
     ratio = Row('', agent).median / rows[0].median
-    verdict = 'met' if ratio <= LIMIT else 'NOT met'
     return Section(
         title=f'create: {len(floor)} rounds, each way once a round; ms',
         rows=rows,
-        notes=[
-            machine,
-            f'agent / floor = {ratio:.2f}: the limit of {LIMIT:.2f} is '
-            f'{verdict}',
-        ],
+        notes=[machine],
+        goals=[Goal('create, agent / floor', ratio, LIMIT, _SLACK)],
         figure=f'create {ratio:.2f} libvirt',
     )
 

@@ -22,9 +22,11 @@ import libvirt_qemu
 from nova_ext.virt.host import Host
 from tests.benchmark import rig
 from tests.benchmark.create import client
-from tests.benchmark.report import Row, Section
+from tests.benchmark.report import Goal, Row, Section
 
-LIMIT = 1.5
+LIMIT = 1.3
+# By the wall, of which others on the machine take their part.
+_SLACK = 2.0
 
 _MIB = 1 << 20
 _SMALL = 64 << 10
@@ -258,7 +260,6 @@ def measure(short: bool, others: bool) -> Section:
     ratio = max(ratios.values())
     growth = Row('', crowded).median / Row('', alone).median
     least = min(crowded) / min(alone)
-    verdict = 'met' if ratio <= LIMIT else 'NOT met'
     return Section(
         title=f'merge of {size // _MIB} MiB: {rounds} rounds, each way once '
         'a round; ms',
@@ -266,9 +267,9 @@ def measure(short: bool, others: bool) -> Section:
         notes=[
             machine,
             *(f'{kind}: ours / bare = {ratios[kind]:.2f}' for kind in kinds),
-            f'the limit of {LIMIT:.2f} is {verdict}',
             f'ours among {_CROWD} guests / alone = {growth:.2f}; the fastest: '
             f'{least:.2f}',
         ],
+        goals=[Goal('merge / bare libvirt', ratio, LIMIT, _SLACK)],
         figure=f'merge {ratio:.2f} libvirt',
     )
