@@ -2,7 +2,7 @@
 """Who may use the bus: TLS, users and permissions of a real RabbitMQ.
 
 The options are oslo.messaging's own; those tried here are those that
-api-ref/source/fleet.inc shows.
+api-ref/source/fleet.rst shows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.fixtures.host import short_directory
 from tests.fixtures.rabbitmq import RabbitMQ
 from tests.fixtures.servers import free_port
 
-DOCUMENT = pathlib.Path(__file__).parents[2] / 'api-ref/source/fleet.inc'
+DOCUMENT = pathlib.Path(__file__).parents[2] / 'api-ref/source/fleet.rst'
 PASSWORD = 'hidden-secret'
 _TLS = """\
 listeners.ssl.1 = 127.0.0.1:{port}

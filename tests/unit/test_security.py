@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-PAGE = TOP / 'api-ref' / 'source' / 'security.inc'
+PAGE = TOP / 'api-ref' / 'source' / 'security.rst'
 # For demos and tests: a guest and a libvirtd of our own.
 SAMPLE = re.compile('sample|private')
 

@@ -78,7 +78,7 @@ def test_the_bytes_of_a_merge(tmp_path: pathlib.Path) -> None:
 def test_each_is_documented(tmp_path: pathlib.Path) -> None:
     counted = metrics.Metrics()
     counted.journal(tmp_path / 'j', _look)
-    page = pathlib.Path(__file__).parents[3] / 'api-ref/source/follow.inc'
+    page = pathlib.Path(__file__).parents[3] / 'api-ref/source/follow.rst'
     documented = set(
         re.findall(r'^``(nova_ext_\w+)``', page.read_text(), re.M)
     )
