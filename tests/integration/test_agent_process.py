@@ -190,8 +190,13 @@ def test_options_are_read_again(host: Host) -> None:
     _wait_for_log(host, 'nova_ext_agent.reply_wait changed')
     _wait_for_log(host, 'immutable option nova_ext_agent.socket')
     _wait_for_log(host, 'DEBUG nova_ext.agent.service')
-    post = Post(host, '90%')
-    post.join()
+    # It must be the same for the API.
+    host.api.conf.set_override('reply_wait', 0.5, 'nova_ext_agent')
+    try:
+        post = Post(host, '90%')
+        post.join()
+    finally:
+        host.api.conf.clear_override('reply_wait', 'nova_ext_agent')
     assert post.error is None
     assert host.states() == ['REPORTING']
     post.let_go()

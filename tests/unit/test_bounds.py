@@ -11,7 +11,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 # Of what "quick" does without.
 NOT_TRIED = {
     *('atheris', 'libvirt-python', 'openstackdocstheme', 'os-api-ref'),
-    *('python-novaclient', 'Sphinx'),
+    *('matplotlib', 'python-novaclient', 'Sphinx', 'uWSGI'),
 }
 
 

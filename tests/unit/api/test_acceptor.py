@@ -43,6 +43,9 @@ VALIDATORS = {
 }
 
 
+_TURNS = {'LRE', 'RLE', 'PDF', 'LRO', 'RLO', 'LRI', 'RLI', 'FSI', 'PDI'}
+
+
 def _open(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema without what it says of unknown keys."""
     return {
@@ -162,6 +165,9 @@ def test_another_class_of_object_is_left_to_jsonschema() -> None:
 def test_plain_text_is_what_has_no_control_character() -> None:
     for number in range(sys.maxunicode + 1):
         character = chr(number)
-        plain = unicodedata.category(character) not in ('Cc', 'Cs')
+        # Line and paragraph breaks, and what turns the direction of text.
+        lines = unicodedata.category(character) in ('Cc', 'Cs', 'Zl', 'Zp')
+        turns = unicodedata.bidirectional(character) in _TURNS
+        plain = not (lines or turns)
         assert schemas.is_plain_text(character) is plain, number
     assert schemas.is_plain_text('')
