@@ -92,8 +92,8 @@ def _opts() -> list[cfg.Opt]:
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
     """Make the options of this client known to `conf`."""
-    conf.register_group(GROUP)
-    conf.register_opts(_opts(), group=GROUP)
+    # NOTE: by its name, since configurations share what is in a group object.
+    conf.register_opts(_opts(), group=GROUP.name)
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:

@@ -321,14 +321,10 @@ nova_opts = [
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
     """Make our options known to `conf`. May be called more than once."""
-    conf.register_group(API_GROUP)
-    conf.register_opts(api_opts, group=API_GROUP)
-    conf.register_group(AGENT_GROUP)
-    conf.register_opts(agent_opts, group=AGENT_GROUP)
-    conf.register_group(RPC_GROUP)
-    conf.register_opts(rpc_opts, group=RPC_GROUP)
-    conf.register_group(NOVA_GROUP)
-    conf.register_opts(nova_opts, group=NOVA_GROUP)
+    for group, options in list_opts():
+        # NOTE: by its name: what is registered by the same object, and what
+        # is set there, would be in every configuration (a shallow copy).
+        conf.register_opts(options, group=group.name)
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
