@@ -534,7 +534,7 @@ def test_what_is_done_while_it_is_waited_for_is_a_success(
 def test_what_cannot_be_known_is_reported_as_nothing(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.1) as engine:
+    with _running(path, reply_wait=0.5) as engine:
         engine.deadline = 0.2
         engine.hypervisor.look.side_effect = engine._noting(
             'look', Chain.UNKNOWN
@@ -551,7 +551,7 @@ def test_what_cannot_be_known_is_reported_as_nothing(
 def test_a_chain_that_is_neither_is_an_operators_at_the_deadline(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.1) as engine:
+    with _running(path, reply_wait=0.5) as engine:
         engine.deadline = 0.3
         engine.hypervisor.look.side_effect = engine._noting(
             'look', Chain.OTHER
@@ -566,7 +566,7 @@ def test_a_chain_that_is_neither_is_an_operators_at_the_deadline(
 def test_a_merge_over_its_time_is_cancelled_and_looked_at(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.1) as engine:
+    with _running(path, reply_wait=0.5) as engine:
         engine.deadline = 0.1
         engine.hypervisor.start.side_effect = engine._noting('start', None)
         engine.world = Chain.RUNNING
@@ -579,7 +579,7 @@ def test_a_merge_over_its_time_is_cancelled_and_looked_at(
 def test_a_merge_that_wins_the_race_with_its_cancellation_is_done(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.1) as engine:
+    with _running(path, reply_wait=0.5) as engine:
         engine.deadline = 0.1
         engine.hypervisor.start.side_effect = engine._noting('start', None)
 
@@ -595,7 +595,7 @@ def test_a_merge_that_wins_the_race_with_its_cancellation_is_done(
 
 def test_a_strangers_block_job_is_not_cancelled(path: pathlib.Path) -> None:
     # A create has none: this one is an operator's.
-    with _running(path, reply_wait=0.1) as engine:
+    with _running(path, reply_wait=0.5) as engine:
         engine.deadline = 0.1
         engine.hypervisor.look.side_effect = engine._noting(
             'look', Chain.RUNNING
@@ -660,7 +660,7 @@ def test_a_second_caller_does_not_revive_it(path: pathlib.Path) -> None:
 def test_a_report_that_takes_long_is_not_waited_for(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.1) as engine:
+    with _running(path, reply_wait=0.5) as engine:
         engine.reports.deliver.side_effect = engine._noting(
             'done', Verdict.RETRY
         )
@@ -886,7 +886,7 @@ def test_who_is_about_to_stop_takes_nothing_on(path: pathlib.Path) -> None:
 def test_what_is_unfinished_at_a_stop_is_in_the_journal(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.05) as engine:
+    with _running(path, reply_wait=0.5) as engine:
         engine.reports.deliver.side_effect = engine._noting(
             'done', Verdict.RETRY
         )
