@@ -404,10 +404,15 @@ class Fleet:
         """Have Cinder say who it is, where that is asked."""
 
     def new_workers(
-        self, name: str, cable: Cable | None = None, **groups: dict[str, Any]
+        self,
+        name: str,
+        cable: Cable | None = None,
+        number: int = 2,
+        **groups: dict[str, Any],
     ) -> Workers:
         """API workers, which are not started yet.
 
+        :param number: of processes
         :param groups: group → options, beside those set here
         """
         port = (cable or self.cable).port
@@ -427,7 +432,7 @@ class Fleet:
         for more in (self.door, groups):
             for group, values in more.items():
                 options[group] = {**options.get(group, {}), **values}
-        return Workers(self._directory / name, options)
+        return Workers(self._directory / name, options, number)
 
     @contextlib.contextmanager
     def asked_by(self, url: str) -> Iterator[None]:

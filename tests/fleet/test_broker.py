@@ -56,17 +56,25 @@ def test_workers_that_start_without_a_broker_say_so(fault: Fleet) -> None:
 
 def test_a_request_waits_for_a_broker_that_comes_back(fault: Fleet) -> None:
     share, other = fault.shares
-    its_id = other.create()
-    with broker_down(fault):
-        mine = Attempt(share.create)
-        its = Attempt(other.delete, its_id)
-        for one in (share, other):
-            wait_for(lambda one=one: not one.last_call.status, 'not asked')
-        # They are at it.
-        time.sleep(2)
-        assert mine.is_alive() and its.is_alive()
-    mine.end()
-    its.end()
+    # One, so that it is the one that has reached the broker before.
+    with (
+        fault.new_workers('one', number=1) as one,
+        fault.asked_by(one.url),
+    ):
+        its_id = other.create()
+        with broker_down(fault):
+            mine = Attempt(share.create)
+            its = Attempt(other.delete, its_id)
+            for asked in (share, other):
+                wait_for(
+                    lambda asked=asked: not asked.last_call.status,
+                    'not asked',
+                )
+            # They are at it.
+            time.sleep(2)
+            assert mine.is_alive() and its.is_alive()
+        mine.end()
+        its.end()
 
 
 def test_a_broker_that_restarts_while_a_call_is_under_way(
