@@ -176,12 +176,14 @@ def refreshed(
     :param trouble: why Nova cannot be asked
     """
     told = job.outcome is not None
-    if record is Record.GONE or (
-        record is Record.RIGHT and chain is Chain.AFTER
+    gone = record is Record.GONE
+    # NOTE: that Nova has no record proves nothing of the files.
+    if (gone and told) or (
+        (gone or record is Record.RIGHT) and chain is Chain.AFTER
     ):
         return _refreshed(job)
-    settled = record in (Record.RIGHT, Record.WRONG) or (
-        record is Record.UNKNOWN and not told
+    settled = record is not Record.BUSY and not (
+        record is Record.UNKNOWN and told
     )
     if settled and chain in (Chain.BEFORE, Chain.OTHER):
         if told:
@@ -189,7 +191,9 @@ def refreshed(
                 Action.NOTHING
             )
         return job.to(
-            State.VERIFYING, succeeded=None, reason=_restarted(job)
+            State.VERIFYING,
+            succeeded=None,
+            reason='' if gone else _restarted(job),
         ), Action.LOOK
     reason = trouble or f'Nova is to be told: {record.value}'
     late = now >= (job.accepted_at + job.deadline) / 2

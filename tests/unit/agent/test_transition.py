@@ -322,7 +322,9 @@ def test_of_a_merge_nova_needs_to_know_nothing(verdict: Verdict) -> None:
 _DONE, _WAIT = (State.REPORTING, State.DONE), (State.REFRESHING,) * 2
 _LOST = (State.VERIFYING, State.ORPHANED)
 REFRESHES = {
-    **{(chain, Record.GONE): _DONE for chain in Chain},
+    **{
+        (chain, Record.GONE): (State.REFRESHING, State.DONE) for chain in Chain
+    },
     **{
         (chain, record): _WAIT
         for chain in Chain
@@ -334,6 +336,7 @@ REFRESHES = {
         for record in (Record.RIGHT, Record.WRONG)
     },
     (Chain.AFTER, Record.RIGHT): _DONE,
+    (Chain.AFTER, Record.GONE): _DONE,
     **{
         (chain, record): _LOST
         for chain in (Chain.BEFORE, Chain.OTHER)
@@ -341,6 +344,10 @@ REFRESHES = {
     },
     **{
         (chain, Record.UNKNOWN): (State.VERIFYING, State.REFRESHING)
+        for chain in (Chain.BEFORE, Chain.OTHER)
+    },
+    **{
+        (chain, Record.GONE): (State.VERIFYING, State.DONE)
         for chain in (Chain.BEFORE, Chain.OTHER)
     },
 }
