@@ -71,8 +71,10 @@ class ComputeAPI(agents.ComputeAPI):
                 raise
             try:
                 now = self._hosts.ask(volume_id)
-            except exception.Unavailable as unknown:
-                # NOTE: who asks again is to reach whom he has asked.
+            except exception.NovaExtException as unknown:
+                # NOTE: who asks again is to reach whom he has asked; and what
+                # may have been begun there is not refused for what Cinder
+                # says now.
                 if isinstance(error, exception.Unavailable):
                     raise error from None
                 raise unknown

@@ -315,6 +315,17 @@ def test_what_was_begun_at_the_last_moment_is_found_out(
     assert arguments['not_after'] < time.time()
 
 
+@pytest.mark.parametrize('verb', VERBS)
+def test_what_may_have_been_begun_is_not_refused_for_what_cinder_says_now(
+    http: Http, double: CinderDouble, verb: str
+) -> None:
+    assert getattr(http, verb)().status_int < 300
+    double.add_volume(VOLUME)
+    lost = agents.AnswerLost(host=HOST, reason='lost')
+    with mock.patch.object(http.backend._bus, 'call', side_effect=lost):
+        assert _said(getattr(http, verb)())[::2] == (503, str(lost))
+
+
 # What is no request.
 
 
