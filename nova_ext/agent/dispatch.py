@@ -39,29 +39,31 @@ class Dispatcher:
         # Lines of the log have it.
         context.follow(arguments.get('request_id'))
         try:
-            reply = wire.result(self._call(name, arguments))
+            return self._signed(wire.result(self._call(name, arguments)))
         except wire.Malformed as error:
-            return self.refuse(error)
+            return self.refuse(error, name)
         except exception.NovaExtException as error:
             LOG.info('Refused: %s', error)
-            reply = wire.error(error)
+            return self.error(error, name)
         except Exception:
             LOG.exception('Unexpected error')
-            reply = wire.error(
-                exception.AgentBusy(
-                    reason='an unexpected error, which its log shows'
-                )
-            )
-        return self._signed(reply)
+            reason = 'an unexpected error, which its log shows'
+            return self.error(exception.AgentBusy(reason=reason), name)
 
-    def refuse(self, error: wire.Malformed) -> dict[str, Any]:
+    def refuse(self, error: wire.Malformed, name: str = '') -> dict[str, Any]:
         """The reply to what is no request."""
         LOG.warning('Refused a malformed message: %s', error)
-        return self._signed(
-            wire.error(
-                exception.AgentBusy(reason=f'it cannot read it, {error}')
-            )
-        )
+        reason = f'it cannot read it, {error}'
+        return self.error(exception.AgentBusy(reason=reason), name)
+
+    def error(
+        self, error: exception.NovaExtException, name: str
+    ) -> dict[str, Any]:
+        """The reply that hands an error back, whoever found it.
+
+        :param name: of the method, '' where there is none
+        """
+        return self._signed(wire.error(error))
 
     def _signed(self, reply: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -39,7 +39,8 @@ class _Handler(socketserver.StreamRequestHandler):
             reason = self.server.peers.refusal(self.connection, request[0])
             if reason:
                 LOG.warning('Refused: %s', reason)
-                reply = wire.error(exception.AgentBusy(reason=reason))
+                error = exception.AgentBusy(reason=reason)
+                reply = dispatcher.error(error, request[0])
             else:
                 reply = dispatcher.reply(*request)
         try:

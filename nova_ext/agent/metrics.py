@@ -2,8 +2,8 @@
 """Numbers for Prometheus, where an agent shall have them.
 
 They derive from two places, which are wrapped here: the journal, through
-which every transition goes, and the dispatcher, through which every request
-does. Nothing else knows of them, and this module is imported on demand only.
+which every transition goes, and the dispatcher, from which every reply comes.
+Nothing else knows of them, and this module is imported on demand only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import prometheus_client
 from prometheus_client import core, registry
 
+from nova_ext import exception
 from nova_ext.agent import dispatch, journal
 from nova_ext.agent import job as agent_job
 from nova_ext.agent.job import Job, State
@@ -93,7 +94,7 @@ class Journal(journal.Journal):
         super().__init__(path)
         self._metrics = metrics
         self._look = look
-        # Of the jobs of which a transition was seen, unless they are over.
+        # Of the jobs that began or were taken up here, unless they are over.
         self._states: dict[int, State] = {}
         metrics.collected.register(_Jobs(self))
 
@@ -107,20 +108,21 @@ class Journal(journal.Journal):
         """See :class:`nova_ext.agent.journal.Journal`."""
         super().update(job)
         before = self._states.get(job.identity)
+        if before is None:
+            # NOTE: what an operator makes of a job that is over is no second
+            # end.
+            return
         self._states[job.identity] = job.state
-        if before not in (None, State.REPORTING) and (
-            job.state is State.REPORTING
-        ):
+        # NOTE: Cinder may have to be told more than once.
+        if before in agent_job.TOUCHING and job.state is State.REPORTING:
             self._count_bytes(job)
         if job.state in agent_job.FINAL:
-            self._states.pop(job.identity, None)
-            # NOTE: what an operator makes of it later is no second end.
-            if before is not None:
-                labels = (job.operation, job.kind, job.state)
-                seconds = max(time.time() - job.accepted_at, 0.0)
-                self._metrics.seconds.labels(
-                    *(label.value for label in labels)
-                ).observe(seconds)
+            del self._states[job.identity]
+            labels = (job.operation, job.kind, job.state)
+            seconds = max(time.time() - job.accepted_at, 0.0)
+            self._metrics.seconds.labels(
+                *(label.value for label in labels)
+            ).observe(seconds)
 
     def update_all(self, jobs: Sequence[Job]) -> None:
         """See :class:`nova_ext.agent.journal.Journal`."""
@@ -147,12 +149,12 @@ class Dispatcher(dispatch.Dispatcher):
         super().__init__(manager)
         self._metrics = metrics
 
-    def reply(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def error(
+        self, error: exception.NovaExtException, name: str
+    ) -> dict[str, Any]:
         """See :class:`nova_ext.agent.dispatch.Dispatcher`."""
-        reply = super().reply(name, arguments)
-        if 'error' in reply:
-            self._metrics.refused.labels(name, reply['error']).inc()
-        return reply
+        self._metrics.refused.labels(name, type(error).__name__).inc()
+        return super().error(error, name)
 
 
 class _Jobs(registry.Collector):

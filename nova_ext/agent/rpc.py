@@ -87,10 +87,9 @@ class Endpoint:
     def _reply(self, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if self._name.is_ours():
             return self._dispatcher.reply(method, arguments)
-        return wire.error(
-            exception.AgentBusy(
-                reason='it is about to stop, since another agent has its name'
-            )
+        reason = 'it is about to stop, since another agent has its name'
+        return self._dispatcher.error(
+            exception.AgentBusy(reason=reason), method
         )
 
 

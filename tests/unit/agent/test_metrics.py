@@ -6,9 +6,12 @@ from __future__ import annotations
 import pathlib
 import re
 from typing import Any
+from unittest import mock
 
-from nova_ext.agent import metrics
+from nova_ext import exception
+from nova_ext.agent import metrics, wire
 from nova_ext.agent.job import Job, Kind, State
+from nova_ext.agent.manager import Manager
 from tests.unit.agent import jobs
 
 
@@ -59,8 +62,10 @@ def test_the_bytes_of_a_merge(tmp_path: pathlib.Path) -> None:
     counted = metrics.Metrics()
     journal = counted.journal(tmp_path / 'j', _look)
     job = journal.add(_pull('/one', '/hung', '/two'))
-    for _ in range(2):
-        journal.update(job.to(State.REPORTING, succeeded=True))
+    # What Cinder was told first can reach it last, and is told again.
+    for state in (State.REPORTING, State.CONFIRMING) * 2:
+        journal.update(job.to(state, succeeded=True))
+    journal.update(job.to(State.REPORTING, succeeded=True))
     failed = journal.add(_pull('/one'))
     journal.update(failed.to(State.REPORTING, succeeded=False))
     name = 'nova_ext_merged_bytes_total'
@@ -69,10 +74,34 @@ def test_the_bytes_of_a_merge(tmp_path: pathlib.Path) -> None:
     # The next process is told of it again, which counts for nothing.
     counted = metrics.Metrics()
     journal = counted.journal(tmp_path / 'j', _look)
-    for state in (State.REPORTING, State.CONFIRMING, State.DONE):
+    journal.update_all(journal.unfinished())
+    for state in (State.CONFIRMING, State.UNCLAIMED):
+        journal.update(job.to(state, succeeded=True))
+    # An operator has Cinder told again.
+    for state in (State.VERIFYING, State.REPORTING, State.DONE):
         journal.update(job.to(state, succeeded=True))
     assert _value(counted, name, kind='pull') is None
-    assert _ends(counted, job, State.DONE) == 1
+    assert _ends(counted, job, State.UNCLAIMED) == 1
+    assert _ends(counted, job, State.DONE) is None
+
+
+def test_each_refusal_is_counted_once() -> None:
+    counted = metrics.Metrics()
+    busy = exception.AgentBusy(reason='busy')
+    manager = mock.create_autospec(Manager, instance=True)
+    manager.status.side_effect = busy
+    dispatcher = counted.dispatcher(manager)
+    for reply in (
+        dispatcher.reply('status', {}),
+        dispatcher.reply('status', {'unknown': 1}),
+        dispatcher.error(busy, 'status'),
+        dispatcher.refuse(wire.Malformed('no')),
+    ):
+        assert reply['error'] == 'AgentBusy'
+    for method, number in (('status', 3), ('', 1)):
+        name = 'nova_ext_refused_requests_total'
+        labels = {'method': method, 'reason': 'AgentBusy'}
+        assert _value(counted, name, **labels) == number
 
 
 def test_each_is_documented(tmp_path: pathlib.Path) -> None:
