@@ -108,14 +108,18 @@ def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
 class Cinder:
     """The block storage service, as ``[nova_ext_cinder]`` says.
 
-    :raises: keystoneauth1 and oslo_config errors for options that can't be
-        used
+    :raises: oslo_config.cfg.Error for options that can't be used
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         register_opts(conf)
         group = GROUP.name
-        auth = loading.load_auth_from_conf_options(conf, group)
+        try:
+            auth = loading.load_auth_from_conf_options(conf, group)
+        except exceptions.ClientException as error:
+            raise cfg.ConfigFileValueError(
+                f'[{group}] auth_type cannot be used: {error}'
+            ) from None
         _check_urls(conf)
         session = loading.load_session_from_conf_options(
             conf, group, auth=auth

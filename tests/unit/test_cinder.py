@@ -12,7 +12,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from keystoneauth1 import exceptions as keystone_exceptions
 from oslo_config import cfg
 
 from nova_ext import cinder
@@ -219,7 +218,7 @@ def test_a_clock_that_was_set_back_holds_nothing_up(
 def test_options_that_cannot_be_used_are_said_to_be(
     double: CinderDouble,
 ) -> None:
-    with pytest.raises(keystone_exceptions.NoMatchingPlugin, match='abacus'):
+    with pytest.raises(cfg.Error, match=r'\[nova_ext_cinder\].* abacus'):
         _client(double, auth_type='abacus')
 
 

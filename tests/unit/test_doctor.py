@@ -8,7 +8,16 @@ import pathlib
 
 import pytest
 
-from nova_ext.cmd.doctor import denials, files, finding, hypervisor
+from nova_ext import cinder
+from nova_ext.cmd.doctor import (
+    agents,
+    denials,
+    files,
+    finding,
+    hypervisor,
+    reports,
+)
+from tests.fixtures.bus import private_conf
 
 VOLUME = '521752a6-acf6-4b2d-bc7a-119f9148cd8c'
 NAME = f'/mnt/share/volume-{VOLUME}.s'
@@ -159,3 +168,16 @@ def test_a_clock_that_differs(clock: float, words: str) -> None:
     assert [words in one.says and one.state for one in found] == (
         ['wrong'] if words else []
     )
+
+
+def test_a_cinder_that_cannot_be_asked_is_no_broker() -> None:
+    conf = private_conf('fake://')
+    cinder.register_opts(conf)
+    conf.set_override('auth_type', 'abacus', 'nova_ext_cinder')
+    (found,) = agents.check_bus(conf, ['host'])
+    assert (found.subject, found.state) == ('broker', 'unknown')
+    (found,) = reports.check_cinder(conf)
+    assert found.state == 'wrong'
+    _, (found,) = reports.hosts(conf, 1)
+    assert found.state == 'unknown'
+    assert 'abacus' in found.says

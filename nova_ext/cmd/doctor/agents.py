@@ -13,7 +13,7 @@ from typing import Any
 from oslo_config import cfg
 
 from nova_ext import exception
-from nova_ext.cmd.doctor.finding import Finding, ok, skew, wrong
+from nova_ext.cmd.doctor.finding import Finding, ok, skew, unknown, wrong
 from nova_ext.compute import libvirt, patience
 
 _TIMEOUT_SECONDS, _BUS_SECONDS = 5.0, 15.0
@@ -40,7 +40,6 @@ def check_bus(conf: cfg.ConfigOpts, hosts: Sequence[str]) -> Iterator[Finding]:
         return
     try:
         brokers = rpc.bus.brokers(conf)
-        api = rpc.ComputeAPI(conf)
     except (*rpc.bus.UNUSABLE, ValueError):
         # NOTE: what they say may quote a password.
         form = 'rabbit://USER:PASSWORD@HOST:PORT/VIRTUAL_HOST'
@@ -50,6 +49,11 @@ def check_bus(conf: cfg.ConfigOpts, hosts: Sequence[str]) -> Iterator[Finding]:
     for words in closed:
         yield wrong('broker', words, f'{_URL}, and at whether RabbitMQ runs')
     if closed and len(closed) == len(brokers):
+        return
+    try:
+        api = rpc.ComputeAPI(conf)
+    except cfg.Error as error:
+        yield unknown('broker', f'it is not asked: {error}')
         return
     try:
         patience.begin(api.check).result(_BUS_SECONDS)
@@ -110,8 +114,8 @@ def _ask(subject: str, status: Callable[[], dict[str, Any]]) -> list[Finding]:
             wrong(
                 subject,
                 f'{said["orphaned"]} jobs ended without Cinder knowing it',
-                'see "nova-ext-manage job list --all" there, and job retry '
-                'or job rollback',
+                'see "nova-ext-manage job list" there, and job retry or job '
+                'rollback',
             )
         )
     return findings + skew(subject, said.get('time', after), before, after)
