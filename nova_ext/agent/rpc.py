@@ -132,8 +132,8 @@ def _check(incoming: Any) -> None:
 def _in_one_line(record: logging.LogRecord) -> bool:
     """Have the driver log what it cannot decode without a traceback."""
     if record.exc_info and str(record.msg).startswith('Failed to process'):
-        record.msg = f'{record.msg} {record.exc_info[1]}'.replace('%', '%%')
-        record.exc_info = None
+        record.msg = f'{record.getMessage()} {record.exc_info[1]}'
+        record.args, record.exc_info = (), None
     return True
 
 
@@ -158,6 +158,7 @@ class Server:
         logging.getLogger(_DRIVER_LOG).addFilter(_in_one_line)
         self._listening: Any = None
         self._stopping = threading.Event()
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Listen as soon as the broker can be reached.
@@ -169,7 +170,8 @@ class Server:
 
     def stop(self) -> None:
         """Take no request any more, and wait until all have an answer."""
-        self._stopping.set()
+        with self._lock:
+            self._stopping.set()
         self._name.decide(self._name.settled)
         if self._listening is not None:
             self._listening.stop()
@@ -213,7 +215,12 @@ class Server:
             'threading',
         )
         server.start()
-        self._listening = server
+        with self._lock:
+            if self._stopping.is_set():
+                # NOTE: it has waited for a broker, and nobody else ends it.
+                server.stop()
+                return
+            self._listening = server
         if self._is_doubled(client, _OTHER_TIMES):
             return
         self._name.decide(True)
