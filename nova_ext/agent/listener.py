@@ -27,7 +27,11 @@ class _Handler(socketserver.StreamRequestHandler):
     timeout = 10
 
     def handle(self) -> None:
-        line = self.rfile.readline(wire.LIMIT)
+        try:
+            line = self.rfile.readline(wire.LIMIT)
+        except OSError as error:
+            LOG.info('Nobody said anything: %s', error)
+            return
         if not line:
             return
         dispatcher = self.server.dispatcher

@@ -157,7 +157,8 @@ class Service:
             timer = threading.Timer(seconds, act)
             timer.daemon = True
             timer.start()
-        os.unlink(self._socket)
+        # NOTE: whoever took it away shall not keep us from the rest.
+        pathlib.Path(self._socket).unlink(missing_ok=True)
         if self._bus is not None:
             self._bus.stop()
         self._server.server_close()
