@@ -200,18 +200,21 @@ class Cinder:
         """The hosts that have volumes, as far as Cinder tells us.
 
         :param limit: how many volumes are looked at
-        :raises: :class:`NoAnswer`
+        :raises: :class:`NoAnswer`, also for an answer that is no volumes
         """
         volumes = self._show(
             f'/volumes/detail?all_tenants=1&status=in-use&limit={limit}',
             'volumes',
         )
-        return frozenset(
-            found['host_name']
-            for volume in volumes or ()
-            for found in volume.get('attachments', ())
-            if found.get('host_name')
-        )
+        try:
+            return frozenset(
+                str(found['host_name'])
+                for volume in volumes or ()
+                for found in volume.get('attachments', ())
+                if found.get('host_name')
+            )
+        except _UNREADABLE:
+            raise NoAnswer('what it shows of volumes is none') from None
 
     def is_administrator(self) -> tuple[bool, float | None]:
         """Whether Cinder takes us for one, and its clock.

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
-from nova_ext import bus, exception
+from nova_ext import bus, exception, patience
 from nova_ext.agent.job import Job
 from nova_ext.agent.transition import Record
 
@@ -167,7 +167,11 @@ class Nova:
             stuck = self._stuck is not None and not self._stuck.done()
             if self.trouble and (stuck or not alone):
                 raise Unreachable(self.trouble)
-            asked = self._stuck = _begin(function)
+            # NOTE: while the broker cannot be connected oslo.messaging waits
+            # without end, whatever the timeout of the call.
+            asked = self._stuck = patience.begin(
+                lambda: function(nova_context.get_admin_context())
+            )
             answer = asked.result(_LIMIT_SECONDS)
         except (
             futures.TimeoutError,
@@ -187,22 +191,6 @@ class Nova:
                 self._asking.release()
         self.trouble = ''
         return answer
-
-
-def _begin(function: Callable[[Any], Any]) -> futures.Future[Any]:
-    """Have a thread ask the conductor."""
-    # NOTE: while the broker cannot be connected oslo.messaging waits without
-    # end, whatever the timeout of the call; nobody else shall.
-    future: futures.Future[Any] = futures.Future()
-
-    def ask() -> None:
-        try:
-            future.set_result(function(nova_context.get_admin_context()))
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=ask, name='nova', daemon=True).start()
-    return future
 
 
 def _device(context: Any, job: Job) -> Any:

@@ -16,9 +16,8 @@ from oslo_config import cfg
 from oslo_middleware.healthcheck import pluginbase
 
 from nova_ext import conf as nova_ext_conf
-from nova_ext import exception
+from nova_ext import exception, patience
 from nova_ext.compute import api as compute
-from nova_ext.compute import patience
 
 _TIMEOUT_SECONDS = 10.0
 

@@ -134,6 +134,14 @@ def test_an_answer_without_attachments_is_no_answer(
                 client.attachments(VOLUME)
 
 
+def test_an_answer_without_volumes_is_no_answer(client: cinder.Cinder) -> None:
+    for volumes in (7, [7], [{'attachments': 7}], [{'attachments': [7]}]):
+        with mock.patch.object(client, '_show', autospec=True) as show:
+            show.return_value = volumes
+            with pytest.raises(cinder.NoAnswer, match='of volumes is none'):
+                client.hosts(1)
+
+
 @pytest.mark.parametrize(
     'ask',
     [

@@ -12,9 +12,9 @@ from typing import Any
 
 from oslo_config import cfg
 
-from nova_ext import exception
+from nova_ext import exception, patience
 from nova_ext.cmd.doctor.finding import Finding, ok, skew, unknown, wrong
-from nova_ext.compute import libvirt, patience
+from nova_ext.compute import libvirt
 
 _TIMEOUT_SECONDS, _BUS_SECONDS = 5.0, 15.0
 _AT_ONCE = 16
