@@ -50,11 +50,15 @@ class NewerJournal(RuntimeError):
     """The file was written by a later release, which alone can read it."""
 
 
+# What `Journal` raises.
+UNUSABLE = (NewerJournal, sqlite3.Error)
+
+
 class Journal:
     """The jobs of one agent. Its methods may be called by many threads.
 
     :param path: of the SQLite file, made if it is not there
-    :raises: :class:`NewerJournal`, sqlite3.Error
+    :raises: UNUSABLE
     """
 
     def __init__(self, path: pathlib.Path) -> None:

@@ -69,12 +69,7 @@ class Service:
         nova = self._nova(conf) if options.nova_config_file else None
         self._files = image.Files(options.file_timeout)
         self._metrics = self._load_metrics() if options.metrics_port else None
-        path = self._state_dir / 'journal.sqlite'
-        self._journal = (
-            self._metrics.journal(path, self._files.look)
-            if self._metrics
-            else journal.Journal(path)
-        )
+        self._journal = self._open_journal()
         self._host = host.Host(options.libvirt_uri, self._wake)
         self._hypervisor = hypervisor.Hypervisor(
             self._host,
@@ -223,6 +218,18 @@ class Service:
                 'state_dir.'
             ) from None
         return lock
+
+    def _open_journal(self) -> journal.Journal:
+        path = self._state_dir / 'journal.sqlite'
+        try:
+            if self._metrics:
+                return self._metrics.journal(path, self._files.look)
+            return journal.Journal(path)
+        except journal.UNUSABLE as error:
+            raise StartFailed(
+                f'[nova_ext_agent] state_dir: the journal {path} cannot be '
+                f'used: {error}'
+            ) from error
 
     def _load_metrics(self) -> Any:
         try:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from nova_ext.agent.job import FINAL, TOUCHING, Kind, Operation, State
-from nova_ext.agent.journal import Journal, NewerJournal
+from nova_ext.agent.journal import UNUSABLE, Journal, NewerJournal
 from tests.unit.agent import jobs
 
 
@@ -84,6 +84,7 @@ def test_it_is_durable_and_has_a_version(path: pathlib.Path) -> None:
 def test_a_later_releases_journal_is_left_alone(path: pathlib.Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute('PRAGMA user_version = 2')
+    assert NewerJournal in UNUSABLE
     with pytest.raises(NewerJournal, match='Run the release that wrote it'):
         Journal(path)
 
