@@ -91,7 +91,8 @@ def _pipelines(
     for section in parser.sections():
         for key, value in parser[section].items():
             if words := value.split():
-                if words[-1] in apps and key not in ('use', '/'):
+                # Nova without Keystone, until Nova 31, is for tests only.
+                if words[-1] in apps and key not in ('use', '/', 'noauth2'):
                     yield section, key, words
 
 

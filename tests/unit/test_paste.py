@@ -38,6 +38,14 @@ def test_nothing_is_said_of_what_is_right() -> None:
     assert paste.check(GOOD) == []
 
 
+def test_a_pipeline_for_noauth2_may_stay_as_it_is() -> None:
+    """Nova had one until 31, and uses it only in tests of its own."""
+    older = GOOD.replace(
+        '\nkeystone =', '\nnoauth2 = cors noauth2 the_app\nkeystone ='
+    )
+    assert paste.check(older) == []
+
+
 def test_the_lines_that_are_missing_are_those_that_mend_it() -> None:
     plain = GOOD.replace(' ours ', ' ').replace('[filter:ours]', '[gone]')
     plain = plain.replace('use = egg:nova_ext#nova', '')
