@@ -71,7 +71,8 @@ def test_novas_own_tests_hold(
 ) -> None:
     said = _run(plugin / 'python', paste, samples, native)
     ran = _RAN.search(said)
-    assert ran and int(ran[1]) == 31, said[-8000:]
+    # Before Nova 34 there are four more.
+    assert ran and int(ran[1]) in (31, 35), said[-8000:]
 
 
 def test_novas_own_tests_fail_where_our_filter_is_not(
@@ -79,4 +80,6 @@ def test_novas_own_tests_fail_where_our_filter_is_not(
 ) -> None:
     said = _run(plugin / 'python', nova.shipped_paste, samples, native=True)
     # A creation and a deletion, each below three prefixes.
-    assert 'FAILED (failures=6)' in said, said[-8000:]
+    failed = re.search(r'^FAILED \((.*)\)$', said, re.MULTILINE)
+    assert failed, said[-8000:]
+    assert sum(map(int, re.findall(r'\d', failed[1]))) == 6, said[-8000:]
