@@ -110,7 +110,7 @@ def test_an_agent_that_hung_does_not_begin_later(
 def test_an_agent_that_was_down_does_not_begin_later(
     share: Share, ask: Callable[[Share], str]
 ) -> None:
-    """Its queue has kept the message, which reaches it after its start."""
+    """Its queue keeps the message, as long as the broker is told to."""
     _make_mergeable(share, ask)
     share.host.kill_agent()
     snapshot_id = ask(share)
@@ -141,7 +141,6 @@ def _assert_never_begun(share: Share, snapshot_id: str) -> None:
     assert (host.chain(), host.states()) == (chain, states)
     assert set(states) <= {'DONE'}
     assert host.double.history(snapshot_id) == []
-    assert 'came too late' in host.log() or 'expired' in host.log()
 
 
 @pytest.mark.parametrize('share', [30.0], indirect=True)
