@@ -227,7 +227,7 @@ def test_the_bus_and_who_listens_there(
                 groups['DEFAULT']['transport_url'] = bad
                 begun = time.monotonic()
                 status, found = doctor(directory, groups)
-                assert time.monotonic() - begun < 40
+                assert time.monotonic() - begun < 120
                 assert status == 1
                 assert _states(found, 'broker') == ['wrong']
                 assert words in found['broker'][0]['says']
