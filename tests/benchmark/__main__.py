@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.benchmark import (
     create,
     footprint,
+    hosts,
+    load,
     lookup,
     merge,
     picture,
@@ -31,7 +33,11 @@ _SECTIONS = {
     'merge': merge.measure,
     'lookup': lookup.measure,
     'recovery': recovery.measure,
+    'load': load.measure,
+    'hosts': hosts.measure,
 }
+# Of many processes, which the short form can do without.
+_LARGE = ('load', 'hosts')
 
 
 def main() -> int:
@@ -40,7 +46,9 @@ def main() -> int:
         prog='python -m tests.benchmark', description=__doc__
     )
     parser.add_argument(
-        '--short', action='store_true', help='fewer rounds; some minutes'
+        '--short',
+        action='store_true',
+        help='fewer rounds, without load and hosts; some minutes',
     )
     parser.add_argument(
         '--check', action='store_true', help='fail where a figure regressed'
@@ -56,7 +64,12 @@ def main() -> int:
     )
     options = parser.parse_args()
     sections = []
-    for name in options.only or _SECTIONS:
+    chosen = [
+        name
+        for name in options.only or _SECTIONS
+        if options.only or not (options.short and name in _LARGE)
+    ]
+    for name in chosen:
         section = _SECTIONS[name](options.short, not options.no_peers)
         print(*section.lines(), sep='\n', end='\n\n', flush=True)
         sections.append(section)

@@ -75,7 +75,7 @@ class CinderProcess:
         return json.loads(line)
 
 
-class _Prompt(CinderDouble):
+class Prompt(CinderDouble):
     """Cinder with a cinder-volume that sees at once that it was told.
 
     Else the agent would ask for the row again and again, in the midst of the
@@ -87,10 +87,11 @@ class _Prompt(CinderDouble):
         snapshot_id = request.snapshot_id
         if snapshot_id and (request.update or {}).get('progress') == '90%':
             if snapshot_id in self.snapshots:
-                self._heed(snapshot_id)
+                self.heed(snapshot_id)
         return answer
 
-    def _heed(self, snapshot_id: str) -> None:
+    def heed(self, snapshot_id: str) -> None:
+        """cinder-volume sees what its row says."""
         if self.snapshots[snapshot_id].status == 'deleting':
             self.remove_snapshot(snapshot_id)
         else:
@@ -112,7 +113,7 @@ class _Prompt(CinderDouble):
 
 
 def _main() -> None:
-    with _Prompt() as double:
+    with Prompt() as double:
         print(json.dumps(double.endpoint), flush=True)
         for line in sys.stdin:
             name, snapshot_id, *rest = json.loads(line)

@@ -193,15 +193,18 @@ class Requests:
     def cost(self, order):
         """CPU seconds that an order took, and how large the process is.
 
-        `stub` says whether Nova's own compute API is not asked.
+        `stub` says whether Nova's own compute API is not asked, `bodies` what
+        is sent in turn instead of one `body`.
         """
         if order.get('stub') is not None:
             self._stub(order['stub'])
+        bodies = order['bodies'] or [order['body']]
+        orders = [{**order, 'body': body} for body in bodies]
         for _ in range(order['warm_up']):
             self._send(order)
         began = time.process_time()
-        for _ in range(order['count']):
-            self._send(order)
+        for number in range(order['count']):
+            self._send(orders[number % len(orders)])
         return {**size(), 'seconds': time.process_time() - began}
 
     def _send(self, order):

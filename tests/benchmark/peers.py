@@ -119,13 +119,20 @@ class Peers:
     volume_id: str
 
 
-def _ours(directory: Path, name: str, paste: Path, **options: Any) -> Peer:
+def _ours(
+    directory: Path,
+    name: str,
+    paste: Path,
+    bus: str = 'rabbit://guest:guest@127.0.0.1:1/',
+    more: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> Peer:
     configuration = write_config(
         directory / f'{name}.conf',
         {
             'DEFAULT': {
                 'log_file': directory / f'{name}-requests.log',
-                'transport_url': 'rabbit://guest:guest@127.0.0.1:1/',
+                'transport_url': bus,
             },
             'nova_ext': {
                 'auth_strategy': 'keystone',
@@ -133,6 +140,7 @@ def _ours(directory: Path, name: str, paste: Path, **options: Any) -> Peer:
                 **options,
             },
             'keystone_authtoken': _TOKENS,
+            **(more or {}),
         },
     )
     return Peer(
@@ -238,3 +246,18 @@ def backends() -> Iterator[dict[str, Peer]]:
         ]
         floor = dataclasses.replace(found[0], name='floor', kind='floor')
         yield {peer.name: peer for peer in (floor, *found)}
+
+
+def on_bus(
+    directory: Path,
+    name: str,
+    bus: str,
+    groups: Mapping[str, Mapping[str, Any]],
+) -> Peer:
+    """Our pipeline, whose agents are on a message bus.
+
+    :param bus: its transport_url
+    :param groups: group → options, beside those that all have
+    """
+    peer = _ours(directory, name, _PASTE, bus, groups, compute_api='rpc')
+    return dataclasses.replace(peer, kind='shipped')

@@ -14,7 +14,7 @@ import json
 import statistics
 import urllib.parse
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.benchmark import peers
@@ -42,6 +42,7 @@ _OWN_FLOOR = ('POST', 'DELETE', '401')
 class Order:
     """Requests that are measured together.
 
+    :ivar bodies: those of the requests in turn, where they differ
     :ivar status: what the answer's status must begin with
     :ivar stub: whether Nova's compute API, which looks into its databases and
         sends a message, is left out; None where there is none
@@ -50,6 +51,7 @@ class Order:
     path: str
     method: str = 'GET'
     body: str = ''
+    bodies: Sequence[str] = ()
     status: str = '200'
     token: str = 'a-token'
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
