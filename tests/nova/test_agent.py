@@ -35,6 +35,10 @@ ADMIN = 'token-of-an-admin'
 HARD = {'type': 'HARD'}
 
 
+# The same for API and agent.
+REPLY_WAIT = 10
+
+
 class Agent:
     """nova-ext-agent as an operator of Nova runs it."""
 
@@ -56,7 +60,7 @@ class Agent:
                 'nova_config_file': cloud.configuration,
                 'reports': 'cinder',
                 'rpc': True,
-                'reply_wait': 10,
+                'reply_wait': REPLY_WAIT,
             },
             'nova_ext_cinder': cinder_options(cloud),
         }
@@ -146,6 +150,7 @@ def api(cloud: Cloud, paste: Path, plugin: Path) -> Iterator[Client]:
     """An administrator at nova-api, where our filter asks agents."""
     options = {
         'nova_ext.compute_api': 'rpc',
+        'nova_ext_agent.reply_wait': REPLY_WAIT,
         **{
             f'nova_ext_cinder.{k}': v for k, v in cinder_options(cloud).items()
         },
@@ -273,6 +278,7 @@ def test_the_agent_of_this_machine_is_asked_by_its_socket(
     nova = server.cloud.nova
     options = {
         'nova_ext.compute_api': 'libvirt',
+        'nova_ext_agent.reply_wait': REPLY_WAIT,
         'nova_ext_agent.socket': agent.socket,
     }
     with nova.serving(paste, options, nova.tokens(), plugin) as served:
