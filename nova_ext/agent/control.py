@@ -70,7 +70,7 @@ class Control:
         run = self._sweeper.get(job_id)
         if run is not None:
             run.cancelled = True
-            self._sweeper.wake(job.instance_id)
+            self._sweeper.hasten(job_id)
 
     def job_limit(self, job_id: int, bandwidth: int) -> None:
         """Have a merge do `bandwidth` MiB/s at most; 0 for no limit.

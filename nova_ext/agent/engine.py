@@ -11,11 +11,12 @@ import dataclasses
 import logging
 import random
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from nova_ext import exception
 from nova_ext.agent import job as agent_job
-from nova_ext.agent import transition
+from nova_ext.agent import transition, turns
 from nova_ext.agent.job import Job, Operation, State
 from nova_ext.agent.sweeper import Run
 from nova_ext.agent.transition import Action, Chain, Record, Verdict
@@ -35,6 +36,7 @@ _REPORT_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
 _CONFIRM_SECONDS = (1.0, 1.0, 2.0, 5.0, 10.0)
 _CONFIRM_GRACE = 60.0
 _FORGET_SECONDS = 86400.0
+_AT_WORK = frozenset({State.RUNNING, State.VERIFYING})
 
 
 class Reports(Protocol):
@@ -82,6 +84,7 @@ class Engine:
 
     :param history: seconds for which jobs of volumes that are not on this
         host any more are remembered
+    :param ready: is called with the database id of a job that can go on
     """
 
     def __init__(
@@ -91,13 +94,20 @@ class Engine:
         reports: Reports,
         history: float,
         nova: Records,
+        ready: Callable[[int], None],
     ) -> None:
+        self._turns = turns.Turns(ready)
         self._history = history
         self._nova = nova
         self._forgot_at = 0.0
         self._hypervisor = hypervisor
         self._journal = journal
         self._reports = reports
+
+    def take_up(self, job: Job) -> None:
+        """Know of a job that a former process left, before any step."""
+        if job.state in _AT_WORK:
+            self._turns.hold(job)
 
     def step(self, run: Run) -> float | None:
         """One action; seconds until the next, None if there is none."""
@@ -198,6 +208,7 @@ class Engine:
         return Verdict.CLAIMED
 
     def _look(self, run: Run) -> float:
+        self._turns.hold(run.job)
         chain = self._hypervisor.look(run.job)
         if chain is transition.Chain.RUNNING:
             self._show_progress(run)
@@ -236,32 +247,79 @@ class Engine:
         return self._reports.confirm(job)
 
     def _fence(self, run: Run) -> float:
+        job = run.job
+        if not job.merged:
+            wait = self._queue(run, self._turns.take(job))
+            if wait is not None:
+                return wait
         try:
-            if run.job.refreshes:
-                self._nova.fence(run.job)
-            if run.job.operation is not Operation.ROLLBACK:
-                self._reports.fence(run.job)
+            if job.refreshes:
+                self._nova.fence(job)
+            if job.operation is not Operation.ROLLBACK:
+                self._reports.fence(job)
         except exception.NovaExtException as error:
             run.error = error
-            return self._enter(
-                run,
-                run.job.to(State.FAILED, succeeded=False, reason=str(error)),
-                Action.NOTHING,
+            # NOTE: who asked for it may have been told that it goes on.
+            state, action = (
+                (State.REPORTING, Action.REPORT)
+                if run.queued
+                else (State.FAILED, Action.NOTHING)
             )
+            job = job.to(state, succeeded=False, reason=str(error))
+            return self._enter(run, job, action)
         with run.lock:
             if not run.abandoned:
-                if run.job.merged:
+                if job.merged:
                     return self._enter(
-                        run, run.job.to(State.VERIFYING), Action.LOOK
+                        run, job.to(State.VERIFYING), Action.LOOK
                     )
                 return self._enter(
-                    run, run.job.to(State.RUNNING), Action.START
+                    run, job.to(State.RUNNING, reason=''), Action.START
                 )
+        return self._refuse(run, 'it came too late')
+
+    def _queue(self, run: Run, other: Job | None) -> float | None:
+        """Let a job wait for its turn; None when it has come.
+
+        :param other: the job that it waits for
+        """
+        with run.lock:
+            run.queued = run.queued or (other is not None)
+            if not run.queued:
+                return None
+            too_late = run.abandoned
+        job = run.job
+        left = job.deadline - time.time()
+        if too_late:
+            return self._refuse(run, 'it came too late')
+        if run.cancelled:
+            return self._refuse(run, 'an operator cancelled it')
+        if left <= 0 and not job.patient:
+            return self._refuse(run, f'its deadline passed. {job.reason}')
+        if other is not None:
+            reason = (
+                f'It waits for the {other.operation.value} of snapshot '
+                f'{other.snapshot_id} on another disk of the instance'
+            )
+            self._enter(
+                run, job.to(State.PENDING, reason=reason), Action.FENCE
+            )
+            return _FORGET_SECONDS if job.patient else left
+        # NOTE: what was seen when it was accepted may have changed since.
+        found = self._hypervisor.look(job)
+        if found is Chain.UNKNOWN:
+            return _JOB_LOOK_SECONDS
+        if found is not Chain.BEFORE:
+            return self._refuse(
+                run, f'while it waited its chain became {found.value}'
+            )
+        return None
+
+    def _refuse(self, run: Run, reason: str) -> float:
+        """Have Cinder told that nothing was started."""
         return self._enter(
             run,
-            run.job.to(
-                State.REPORTING, succeeded=False, reason='it came too late'
-            ),
+            run.job.to(State.REPORTING, succeeded=False, reason=reason),
             Action.REPORT,
         )
 
@@ -288,6 +346,8 @@ class Engine:
             if job.state is not run.job.state:
                 LOG.info('Now %s', agent_job.describe(job))
         run.job, run.action = job, action
+        if job.state not in (State.PENDING, *_AT_WORK):
+            self._turns.leave(job)
         if self._is_answer(job):
             if job.succeeded is False and run.error is None:
                 run.error = failure(job)

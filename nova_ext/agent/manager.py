@@ -54,7 +54,7 @@ class Manager:
         self._nova = nova or engine.NoNova()
         self.reply_wait = reply_wait
         self._engine = engine.Engine(
-            hypervisor, journal, reports, history, self._nova
+            hypervisor, journal, reports, history, self._nova, self._ready
         )
         self._sweeper = agent_sweeper.Sweeper(self._engine.step)
         self._intake = agent_intake.Intake(journal, self._sweeper)
@@ -79,8 +79,12 @@ class Manager:
         self._journal.update_all([job for job, _ in recovered])
         for job, action in recovered:
             LOG.info('Recovering %s', agent_job.describe(job))
+            self._engine.take_up(job)
             self._sweeper.add(Run(job, action, settled_at))
         self._sweeper.start()
+
+    def _ready(self, identity: int) -> None:
+        self._sweeper.hasten(identity)
 
     def hurry(self) -> None:
         """Answer those who wait now, as if their time were over."""
@@ -247,7 +251,9 @@ class Manager:
         answered = run.answered.wait(self.reply_wait)
         if run.hurried or not answered:
             with run.lock:
-                run.abandoned = run.job.state is State.PENDING
+                run.abandoned = run.job.state is State.PENDING and (
+                    run.hurried or not run.queued
+                )
             if run.abandoned:
                 raise exception.RequestExpired(snapshot_id=run.job.snapshot_id)
         if run.error is not None:

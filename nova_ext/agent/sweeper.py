@@ -33,6 +33,8 @@ class Run:
         ``error`` is that, or None for yes
     :ivar abandoned: nobody waits any more, so it must not be started;
         under ``lock``
+    :ivar queued: it waits, or did, for another job of its guest, so that who
+        asked for it is told that it will be done; under ``lock``
     :ivar cancelled: an operator wants its block job to end
     :ivar asked_again: Cinder has asked once more, so that what it said of an
         earlier attempt does not count; under ``lock``
@@ -56,6 +58,7 @@ class Run:
         self.percent = 0
         self.lock = threading.Lock()
         self.abandoned = False
+        self.queued = False
         self.answered = threading.Event()
         self.hurried = False
         self.error: exception.NovaExtException | None = None

@@ -81,7 +81,7 @@ def test_a_merge_is_ended_and_slowed(desk: Desk) -> None:
     run = desk.sweeper.get.return_value = Run(job, Action.LOOK)
     desk.control.job_cancel(job.identity)
     assert run.cancelled
-    desk.sweeper.wake.assert_called_once_with('instance')
+    desk.sweeper.hasten.assert_called_once_with(job.identity)
     desk.control.job_limit(job.identity, 7)
     desk.hypervisor.limit.assert_called_once_with(job, 7)
     for bandwidth in (-1, 1 << 40):

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of a job that waits for another one of its guest."""
+
+from __future__ import annotations
+
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+
+import pytest
+
+from nova_ext import exception
+from nova_ext.agent import wire
+from nova_ext.agent.job import Job, Kind, Operation, State
+from nova_ext.agent.transition import Chain
+from tests.unit.agent import test_manager
+from tests.unit.agent.test_manager import Engine, _running
+
+quick = test_manager.quick
+path = test_manager.path
+
+PULL = {'file_to_merge': None, 'merge_target_file': None}
+
+
+class Guest:
+    """A guest: another of its disks is pulled until a test ends that.
+
+    :ivar found: what a look at the job that waits finds, before its start
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.found = Chain.BEFORE
+        self.pull = Chain.RUNNING
+        engine.hypervisor.look.side_effect = self._look
+        engine.hypervisor.start.side_effect = self._start
+        self._started: set[str] = set()
+        self._pool = futures.ThreadPoolExecutor(1)
+        engine.manager.volume_snapshot_delete(
+            'other', 'pulled', PULL, time.time() + wire.CLOCK_ALLOWANCE
+        )
+
+    def ask(self, method: Callable[[], None]) -> futures.Future[None]:
+        asked = self._pool.submit(method)
+        self.engine.wait_for(lambda: len(self.engine.states()) == 2)
+        self.engine.wait_for(lambda: 'waits for the delete' in self.reason())
+        assert self._started == {'other'}
+        return asked
+
+    def reason(self) -> str:
+        return self.last().reason
+
+    def last(self) -> Job:
+        return self.engine.journal.jobs(everything=True)[-1]
+
+    def wait_for_last(self, state: State) -> Job:
+        self.engine.wait_for(lambda: self.last().state is state)
+        return self.last()
+
+    def end_the_pull(self) -> None:
+        self.pull = Chain.AFTER
+        self.engine.manager.wake('instance')
+
+    @property
+    def started(self) -> bool:
+        return 'volume' in self._started
+
+    def _start(self, job: Job) -> None:
+        self._started.add(job.volume_id)
+
+    def _look(self, job: Job) -> Chain:
+        if job.kind is Kind.PULL and job.volume_id == 'other':
+            return self.pull
+        return Chain.AFTER if self.started else self.found
+
+
+@pytest.fixture
+def engine(path: pathlib.Path) -> Iterator[Engine]:
+    with _running(path) as running:
+        yield running
+
+
+@pytest.fixture
+def guest(engine: Engine) -> Guest:
+    return Guest(engine)
+
+
+def test_it_is_done_when_its_turn_comes(engine: Engine, guest: Guest) -> None:
+    asked = guest.ask(engine.create)
+    # Cinder is asked at the last moment.
+    engine.reports.fence.assert_called_once()
+    guest.end_the_pull()
+    asked.result()
+    engine.wait_for_state(State.DONE, State.DONE)
+    assert engine.reports.fence.call_count == 2
+    assert guest.reason() == ''
+
+
+def test_who_waits_too_long_is_told_that_it_goes_on(
+    path: pathlib.Path,
+) -> None:
+    with _running(path, reply_wait=0.2) as engine:
+        guest = Guest(engine)
+        guest.ask(engine.create).result()
+        assert guest.last().state is State.PENDING
+        guest.end_the_pull()
+        guest.wait_for_last(State.DONE)
+        assert guest.started
+
+
+def test_its_deadline_ends_it(engine: Engine, guest: Guest) -> None:
+    engine.deadline = 0.5
+    asked = guest.ask(engine.create)
+    with pytest.raises(exception.SnapshotFailed, match='deadline passed'):
+        asked.result()
+    assert 'snapshot pulled' in guest.wait_for_last(State.FAILED).reason
+    assert not guest.started
+    assert 'error' in engine.done()
+
+
+def test_an_operator_ends_it(engine: Engine, guest: Guest) -> None:
+    asked = guest.ask(engine.delete)
+    engine.manager.control.job_cancel(guest.last().identity)
+    asked.exception()
+    assert 'operator' in guest.wait_for_last(State.FAILED).reason
+    assert not guest.started
+
+
+def test_an_agent_that_stops_says_no(engine: Engine, guest: Guest) -> None:
+    asked = guest.ask(engine.create)
+    engine.manager.hurry()
+    with pytest.raises(exception.RequestExpired):
+        asked.result()
+    guest.end_the_pull()
+    guest.wait_for_last(State.FAILED)
+    assert not guest.started
+
+
+def test_a_restart_ends_it(path: pathlib.Path) -> None:
+    with _running(path) as engine:
+        guest = Guest(engine)
+        asked = guest.ask(engine.create)
+        engine.manager.hurry()
+        asked.exception()
+    with _running(path) as engine:
+        engine.wait_for(
+            lambda: engine.latest(Operation.CREATE).state is State.FAILED
+        )
+        assert 'restarted' in engine.latest(Operation.CREATE).reason
+        engine.hypervisor.start.assert_not_called()
+
+
+@pytest.mark.parametrize('found', [Chain.OTHER, Chain.AFTER, Chain.RUNNING])
+def test_a_chain_that_changed_meanwhile_is_left_alone(
+    engine: Engine, guest: Guest, found: Chain
+) -> None:
+    asked = guest.ask(engine.create)
+    guest.found = found
+    guest.end_the_pull()
+    with pytest.raises(exception.SnapshotFailed, match='while it waited'):
+        asked.result()
+    assert not guest.started
+
+
+def test_a_chain_that_cannot_be_seen_is_waited_for(
+    engine: Engine, guest: Guest
+) -> None:
+    asked = guest.ask(engine.create)
+    guest.found = Chain.UNKNOWN
+    guest.end_the_pull()
+    engine.wait_for(lambda: engine.hypervisor.look.call_count > 10)
+    assert not guest.started
+    guest.found = Chain.BEFORE
+    asked.result()
+    assert guest.started
+
+
+def test_a_fence_that_fails_then_is_reported(
+    engine: Engine, guest: Guest
+) -> None:
+    asked = guest.ask(engine.create)
+    error = exception.SnapshotNotAwaited(snapshot_id='s', answer='400')
+    engine.reports.fence.side_effect = error
+    guest.end_the_pull()
+    with pytest.raises(exception.SnapshotNotAwaited):
+        asked.result()
+    guest.wait_for_last(State.FAILED)
+    assert 'error' in engine.done()
+    assert not guest.started
+
+
+def test_what_a_former_process_began_is_waited_for(
+    path: pathlib.Path,
+) -> None:
+    left = test_manager.jobs.delete(
+        volume_id='other',
+        kind=Kind.PULL,
+        state=State.RUNNING,
+        deadline=time.time() + 60,
+    )
+    looked, go_on = threading.Event(), threading.Event()
+
+    def look(job: Job) -> Chain:
+        if job.volume_id == 'other':
+            looked.set()
+            return Chain.AFTER if go_on.is_set() else Chain.RUNNING
+        return Chain.AFTER if engine.hypervisor.start.called else Chain.BEFORE
+
+    def prepare(engine: Engine) -> None:
+        engine.hypervisor.look.side_effect = look
+        engine.hypervisor.start.side_effect = None
+
+    with _running(path, before=(left,), prepare=prepare) as engine:
+        assert looked.wait(5)
+        with futures.ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(engine.create)
+            engine.wait_for(lambda: len(engine.states()) == 2)
+            engine.wait_for(lambda: 'waits' in engine.latest().reason)
+            assert not engine.hypervisor.start.called
+            go_on.set()
+            asked.result()
+        engine.wait_for_state(State.DONE, State.DONE)
