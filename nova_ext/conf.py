@@ -173,8 +173,9 @@ agent_opts = [
         max=300.0,
         help='Seconds that a request waits for its job to be reported; after '
         'them it is answered and the job goes on. A request that has not '
-        'been started by then is never started. It must be the same for the '
-        'API and for its agents, whose clocks must agree.',
+        'been started by then is never started, unless it waits for another '
+        'disk of its instance. It must be the same for the API and for its '
+        'agents, whose clocks must agree.',
     ),
     cfg.StrOpt(
         'quiesce',

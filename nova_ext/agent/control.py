@@ -66,7 +66,7 @@ class Control:
 
         :raises: :class:`nova_ext.exception.NovaExtException`
         """
-        job = self._merging(job_id)
+        self._merging(job_id)
         run = self._sweeper.get(job_id)
         if run is not None:
             run.cancelled = True
@@ -82,6 +82,9 @@ class Control:
                 reason=f'{bandwidth} MiB/s is no bandwidth'
             )
         self._hypervisor.limit(self._merging(job_id), bandwidth)
+        run = self._sweeper.get(job_id)
+        if run is not None:
+            run.bandwidth = bandwidth
 
     def job_retry(self, job_id: int) -> None:
         """Try at once what a job waits to try again.

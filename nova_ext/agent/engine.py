@@ -36,6 +36,8 @@ _REPORT_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
 _CONFIRM_SECONDS = (1.0, 1.0, 2.0, 5.0, 10.0)
 _CONFIRM_GRACE = 60.0
 _FORGET_SECONDS = 86400.0
+# After this time in a guest a pull makes way for its other disks.
+_ASIDE_SECONDS = 10.0
 _AT_WORK = frozenset({State.RUNNING, State.VERIFYING})
 
 
@@ -121,10 +123,7 @@ class Engine:
         if action is Action.FENCE:
             return self._fence(run)
         if action is Action.START:
-            reason = self._start(run)
-            return self._enter(
-                run, job.to(State.VERIFYING, reason=reason), Action.LOOK
-            )
+            return self._begin(run)
         if action is Action.RELEASE:
             if not self._hypervisor.release(job):
                 return self._enter(run, job, action)
@@ -212,6 +211,7 @@ class Engine:
         chain = self._hypervisor.look(run.job)
         if chain is transition.Chain.RUNNING:
             self._show_progress(run)
+            self._step_aside(run)
         now, settled = time.time(), time.monotonic() >= run.settled_at
         # NOTE: an operator may have asked for its end meanwhile.
         job = run.job
@@ -219,7 +219,19 @@ class Engine:
             job = dataclasses.replace(
                 job, cancelled=True, reason='an operator cancelled it'
             )
-        return self._enter(run, *transition.looked(job, chain, now, settled))
+        job, action = transition.looked(job, chain, now, settled)
+        if action is Action.START:
+            self._turns.leave(job)
+        return self._enter(run, job, action)
+
+    def _step_aside(self, run: Run) -> None:
+        """Have a long pull end for a while if another disk waits for it."""
+        # NOTE: what it has pulled stays, so that it goes on where it was.
+        job = run.job
+        if self._turns.is_wanted(job, _ASIDE_SECONDS):
+            LOG.info('Stepping aside: %s', agent_job.describe(job))
+            run.job = dataclasses.replace(job, aside=True)
+            self._journal.update(run.job)
 
     def _show_progress(self, run: Run) -> None:
         try:
@@ -289,22 +301,15 @@ class Engine:
                 return None
             too_late = run.abandoned
         job = run.job
-        left = job.deadline - time.time()
+        late = time.time() >= job.deadline and not job.patient
         if too_late:
             return self._refuse(run, 'it came too late')
         if run.cancelled:
             return self._refuse(run, 'an operator cancelled it')
-        if left <= 0 and not job.patient:
+        if late:
             return self._refuse(run, f'its deadline passed. {job.reason}')
         if other is not None:
-            reason = (
-                f'It waits for the {other.operation.value} of snapshot '
-                f'{other.snapshot_id} on another disk of the instance'
-            )
-            self._enter(
-                run, job.to(State.PENDING, reason=reason), Action.FENCE
-            )
-            return _FORGET_SECONDS if job.patient else left
+            return self._wait_for(run, other)
         # NOTE: what was seen when it was accepted may have changed since.
         found = self._hypervisor.look(job)
         if found is Chain.UNKNOWN:
@@ -314,6 +319,42 @@ class Engine:
                 run, f'while it waited its chain became {found.value}'
             )
         return None
+
+    def _wait_for(self, run: Run, other: Job) -> float:
+        """Have it shown for what a job waits; seconds until its deadline."""
+        reason = (
+            f'It waits for the {other.operation.value} of snapshot '
+            f'{other.snapshot_id} on another disk of the instance'
+        )
+        job = dataclasses.replace(run.job, reason=reason)
+        self._enter(run, job, run.action)
+        return (
+            _FORGET_SECONDS
+            if job.patient
+            else max(job.deadline - time.time(), 0.1)
+        )
+
+    def _begin(self, run: Run) -> float:
+        """Start a job, or what stepped aside again."""
+        job = run.job
+        if job.aside:
+            late = time.time() >= job.deadline and not job.patient
+            if run.cancelled or late:
+                return self._look(run)
+            other = self._turns.take(job)
+            if other is not None:
+                return self._wait_for(run, other)
+            found = self._hypervisor.look(job)
+            if found is Chain.UNKNOWN:
+                return _JOB_LOOK_SECONDS
+            job = job.to(State.RUNNING, aside=False, reason='')
+            self._enter(run, job, Action.START)
+            if found is not Chain.BEFORE:
+                return self._look(run)
+        reason = self._start(run)
+        return self._enter(
+            run, run.job.to(State.VERIFYING, reason=reason), Action.LOOK
+        )
 
     def _refuse(self, run: Run, reason: str) -> float:
         """Have Cinder told that nothing was started."""
@@ -327,6 +368,8 @@ class Engine:
         """Ask libvirt for what the job wants; why it refused, if it did."""
         try:
             self._hypervisor.start(run.job)
+            if run.bandwidth is not None:
+                self._hypervisor.limit(run.job, run.bandwidth)
         except exception.HypervisorUnavailable as error:
             run.settled_at = time.monotonic() + SETTLE_SECONDS
             return str(error)

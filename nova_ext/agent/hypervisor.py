@@ -153,6 +153,14 @@ class Hypervisor:
                 ) from None
             found = self._host.start_paused(xml)
             self._check_opened(job)
+        elif job.process not in ('', found.process()):
+            # NOTE: a look would say of what it merges that it is perhaps not
+            # on disk.
+            raise exception.JobStateUnknown(
+                volume_id=job.volume_id,
+                reason='its instance was stopped or started anew before the '
+                'merge began; nothing was merged. Delete the snapshot again',
+            )
         if job.kind is Kind.PULL:
             base = job.after[1] if len(job.after) > 1 else None
             found.pull(job.target, base, self.bandwidth)

@@ -84,6 +84,8 @@ class Job:
     :ivar flushed: whether what was merged is on disk
     :ivar released: whether the stand-in has ended
     :ivar cancelled: whether an operator wants it to end
+    :ivar aside: whether its block job is ended for the sake of another job of
+        the guest, and begun again after that
     :ivar patient: whether it goes on when its deadline has passed
     :ivar accepted_at: wall-clock seconds; the deadline derives from it
     :ivar deadline: wall-clock seconds
@@ -114,6 +116,7 @@ class Job:
     flushed: bool = False
     released: bool = False
     cancelled: bool = False
+    aside: bool = False
     patient: bool = False
     request_id: str | None = None
     state: State = State.PENDING

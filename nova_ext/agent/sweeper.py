@@ -41,6 +41,7 @@ class Run:
     :ivar hurried: whoever waits must not wait for its answer any longer
     :ivar dropped: an operator wants it to be left alone
     :ivar progress: bytes done and bytes in all, when it was last looked at
+    :ivar bandwidth: MiB/s that an operator allowed since
     :ivar percent: what Cinder was last shown of that
     """
 
@@ -55,6 +56,7 @@ class Run:
         self.dropped = False
         self.asked_again = False
         self.progress: tuple[int, int] | None = None
+        self.bandwidth: int | None = None
         self.percent = 0
         self.lock = threading.Lock()
         self.abandoned = False

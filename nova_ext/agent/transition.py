@@ -100,8 +100,14 @@ def looked(
         if job.cancelled or (late and not job.patient):
             reason = job.reason or 'its deadline passed'
             return job.to(State.RUNNING, reason=reason), Action.CANCEL
+        if job.aside:
+            return job.to(State.RUNNING), Action.CANCEL
         ready = chain is Chain.READY
         return job.to(State.RUNNING), Action.PIVOT if ready else Action.LOOK
+    if chain is Chain.BEFORE and job.aside and settled and not job.cancelled:
+        if job.patient or not late:
+            return job.to(State.RUNNING), Action.START
+        job = job.to(job.state, reason='its deadline passed')
     if chain is Chain.AFTER:
         # NOTE: a look calls a merge this only once it is on disk.
         job = dataclasses.replace(job, flushed=True)

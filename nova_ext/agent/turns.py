@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 
 from nova_ext.agent.job import Job, Kind
@@ -22,13 +23,19 @@ from nova_ext.agent.job import Job, Kind
 class _Entry:
     job: Job
     working: bool = False
+    since: float = dataclasses.field(default_factory=time.monotonic)
 
-    def clashes(self, other: _Entry) -> bool:
-        return Kind.PULL in (self.job.kind, other.job.kind)
+    def waits_for(self, other: _Entry, earlier: bool) -> bool:
+        """Whether this may not begin while there is that one."""
+        # NOTE: a switch is over soon, and Cinder waits 600 s for it only.
+        in_order = earlier and self.job.kind is not Kind.OVERLAY
+        return (other.working or in_order) and (
+            Kind.PULL in (self.job.kind, other.job.kind)
+        )
 
 
 class Turns:
-    """Who works on a guest, and who waits to, in the order of arrival.
+    """Who works on a guest, and who waits to, by and large in order.
 
     :param ready: is called with the database id of a job that waited, when
         its turn may have come
@@ -49,10 +56,28 @@ class Turns:
             for other in entries.values():
                 if other is entry:
                     earlier = False
-                elif (earlier or other.working) and entry.clashes(other):
+                elif entry.waits_for(other, earlier):
                     return other.job
-            entry.working = True
+            entry.working, entry.since = True, time.monotonic()
             return None
+
+    def is_wanted(self, job: Job, seconds: float) -> bool:
+        """Whether a pull has kept a switch waiting for so long."""
+        since = time.monotonic() - seconds
+        with self._lock:
+            entries = self._guests.get(job.worker_id, {})
+            entry = entries.get(job.identity)
+            return (
+                job.kind is Kind.PULL
+                and entry is not None
+                and entry.since <= since
+                and any(
+                    other.job.kind is Kind.OVERLAY
+                    and not other.working
+                    and other.since <= since
+                    for other in entries.values()
+                )
+            )
 
     def hold(self, job: Job) -> None:
         """Have a turn, whoever else has one: something was begun already."""

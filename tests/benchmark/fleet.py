@@ -43,9 +43,7 @@ HOSTS, VOLUMES = 2, 50
 # A thread of the API for each client of 64; that they are more than there are
 # CPUs is no matter, since most of the time they wait for an agent.
 WORKERS, THREADS = 8, 8
-# More at a time: QEMU 7.2 dies of a segmentation fault when two disks of one
-# guest are switched and merged at the same time.
-_DISKS = 1
+_DISKS = 5
 _SIZE_BYTES = 64 << 20
 _DATA_BYTES = 1 << 20
 _START_SECONDS = 120.0

@@ -7,6 +7,7 @@ its disks is worked on; without turns it does here within a second or two.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import time
 import uuid
@@ -14,8 +15,6 @@ from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 from xml.etree import ElementTree
-
-import pytest
 
 from nova_ext import context
 from nova_ext.virt.private import PrivateLibvirtd
@@ -29,25 +28,33 @@ from tests.fixtures.libvirt import qemu_pid
 
 pytest_plugins = ['tests.fixtures.host']
 
-_DISKS, _CYCLES = 4, 3
-_DATA_BYTES = 1 << 20
+_DISKS, _CYCLES = 4, 2
 
 
 class Volumes:
     """The volumes of one guest beside the one that it writes to."""
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    def __init__(self, directory: pathlib.Path, data_bytes: int) -> None:
+        self._data_bytes = data_bytes
         self.paths = {}
         for _ in range(_DISKS):
             volume_id = str(uuid.uuid4())
             path = directory / f'volume-{volume_id}'
             create_volume(path, 'raw', SIZE)
             with path.open('r+b') as file:
-                file.write(self.data(volume_id))
+                file.write(self._data(volume_id))
             self.paths[volume_id] = path
 
-    def data(self, volume_id: str) -> bytes:
-        return volume_id[:32].encode() * (_DATA_BYTES // 32)
+    def check(self, volume_id: str, path: pathlib.Path) -> None:
+        """See that an image is in order and holds what it began with."""
+        image.check(path)
+        held = path.with_name('held')
+        qemu_img('convert', '-O', 'raw', str(path), str(held))
+        with held.open('rb') as file:
+            assert file.read(self._data_bytes) == self._data(volume_id)
+
+    def _data(self, volume_id: str) -> bytes:
+        return volume_id[:32].encode() * (self._data_bytes // 32)
 
     def attach(self, domain: ElementTree.Element) -> None:
         devices = domain.find('devices')
@@ -73,11 +80,15 @@ class Volumes:
             devices.append(disk)
 
 
-@pytest.fixture
-def volumes(libvirtd: PrivateLibvirtd) -> Iterator[tuple[Host, Volumes]]:
+@contextlib.contextmanager
+def _running(
+    libvirtd: PrivateLibvirtd, data_bytes: int, **options: int
+) -> Iterator[tuple[Host, Volumes]]:
     with short_directory() as directory:
-        made = Volumes(directory)
-        host = Host(directory, libvirtd, guest={'customise': made.attach})
+        made = Volumes(directory, data_bytes)
+        host = Host(
+            directory, libvirtd, guest={'customise': made.attach}, **options
+        )
         with host.running():
             host.guest.wait_reported(1)
             yield host, made
@@ -88,7 +99,9 @@ class Cinder:
 
     def __init__(self, host: Host, *volume_ids: str) -> None:
         self.host = host
-        self.volume = CinderVolume(host.double, host.directory)
+        self.volume = CinderVolume(
+            host.double, host.directory, create_limit=90, delete_limit=90
+        )
         self._who: Any = context.RequestContext(user_id='cinder')
         for volume_id in volume_ids:
             host.double.add_volume(
@@ -113,33 +126,50 @@ class Cinder:
         )
 
 
-def test_disks_of_a_guest_at_the_same_time(
-    volumes: tuple[Host, Volumes],
+def test_disks_of_a_guest_at_the_same_time(libvirtd: PrivateLibvirtd) -> None:
+    with _running(libvirtd, 1 << 20) as (host, made):
+        cinder = Cinder(host, host.volume_id, *made.paths)
+        pid = qemu_pid(host.guest.uuid)
+
+        def work(volume_id: str) -> None:
+            for _ in range(_CYCLES):
+                # Deleted in this order they are a commit and a pull.
+                older, younger = (cinder.create(volume_id) for _ in range(2))
+                cinder.delete(older)
+                cinder.delete(younger)
+
+        with futures.ThreadPoolExecutor(_DISKS + 1) as pool:
+            list(pool.map(work, [host.volume_id, *made.paths]))
+        deadline = time.monotonic() + 60
+        while set(host.states()) != {'DONE'}:
+            assert time.monotonic() < deadline, host.log()
+            time.sleep(0.02)
+        assert qemu_pid(host.guest.uuid) == pid
+        host.guest.wait_reported(host.guest.reported() + 2)
+        host.guest.destroy()
+        for volume_id in made.paths:
+            (name,) = cinder.volume.chain(volume_id)
+            made.check(volume_id, host.directory / name)
+
+
+def test_a_switch_does_not_wait_for_the_end_of_a_long_pull(
+    libvirtd: PrivateLibvirtd,
 ) -> None:
-    host, made = volumes
-    cinder = Cinder(host, host.volume_id, *made.paths)
-    pid = qemu_pid(host.guest.uuid)
-
-    def work(volume_id: str) -> None:
-        for _ in range(_CYCLES):
-            # Deleted in this order they are a commit and a pull.
-            older, younger = (cinder.create(volume_id) for _ in range(2))
-            cinder.delete(older)
-            cinder.delete(younger)
-
-    with futures.ThreadPoolExecutor(_DISKS + 1) as pool:
-        list(pool.map(work, [host.volume_id, *made.paths]))
-    deadline = time.monotonic() + 60
-    while set(host.states()) != {'DONE'}:
-        assert time.monotonic() < deadline, host.log()
-        time.sleep(0.02)
-    assert qemu_pid(host.guest.uuid) == pid
-    host.guest.wait_reported(host.guest.reported() + 2)
-    host.guest.destroy()
-    for volume_id in made.paths:
-        (name,) = cinder.volume.chain(volume_id)
-        image.check(host.directory / name)
-        held = host.directory / 'held'
-        qemu_img('convert', '-O', 'raw', str(host.directory / name), str(held))
-        with held.open('rb') as file:
-            assert file.read(_DATA_BYTES) == made.data(volume_id)
+    with _running(libvirtd, 16 << 20, bandwidth=1) as (host, made):
+        pulled, other, *_ = made.paths
+        cinder = Cinder(host, pulled, other)
+        snapshot_id = cinder.create(pulled)
+        with futures.ThreadPoolExecutor(1) as pool:
+            deleted = pool.submit(cinder.delete, snapshot_id)
+            host.wait_for_last_state('RUNNING')
+            cinder.create(other)
+            assert not deleted.done()
+            # What is left of it takes a quarter of an hour so.
+            host.guest.domain.blockJobSetSpeed('vdc', 0, 0)
+            deleted.result()
+        assert 'Stepping aside' in host.log()
+        host.guest.destroy()
+        for volume_id, layers in ((pulled, 1), (other, 2)):
+            chain = cinder.volume.chain(volume_id)
+            assert len(chain) == layers
+            made.check(volume_id, host.directory / chain[0])

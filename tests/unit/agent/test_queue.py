@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from unittest import mock
 
 import pytest
 
 from nova_ext import exception
+from nova_ext.agent import engine as agent_engine
 from nova_ext.agent import wire
 from nova_ext.agent.job import Job, Kind, Operation, State
 from nova_ext.agent.transition import Chain
@@ -52,6 +54,9 @@ class Guest:
     def reason(self) -> str:
         return self.last().reason
 
+    def first(self) -> Job:
+        return self.engine.journal.jobs(everything=True)[0]
+
     def last(self) -> Job:
         return self.engine.journal.jobs(everything=True)[-1]
 
@@ -69,6 +74,8 @@ class Guest:
 
     def _start(self, job: Job) -> None:
         self._started.add(job.volume_id)
+        if job.volume_id == 'other':
+            self.pull = Chain.RUNNING
 
     def _look(self, job: Job) -> Chain:
         if job.kind is Kind.PULL and job.volume_id == 'other':
@@ -222,3 +229,85 @@ def test_what_a_former_process_began_is_waited_for(
             go_on.set()
             asked.result()
         engine.wait_for_state(State.DONE, State.DONE)
+
+
+# What a long pull does for a switch.
+
+
+@pytest.fixture
+def soon() -> Iterator[None]:
+    with mock.patch.object(agent_engine, '_ASIDE_SECONDS', 0.1):
+        yield
+
+
+def _cancelled(guest: Guest) -> Callable[[Job], None]:
+    def cancel(job: Job) -> None:
+        assert guest.engine.journal.get(job.identity).aside  # type: ignore
+        guest.pull = Chain.BEFORE
+
+    return cancel
+
+
+@pytest.mark.usefixtures('soon')
+def test_a_long_pull_steps_aside(engine: Engine, guest: Guest) -> None:
+    engine.hypervisor.cancel.side_effect = _cancelled(guest)
+    engine.manager.control.job_limit(1, 7)
+    guest.ask(engine.create).result()
+    assert guest.wait_for_last(State.DONE).operation is Operation.CREATE
+    starts = engine.hypervisor.start
+    engine.wait_for(lambda: starts.call_count == 3)
+    assert [call.args[0].volume_id for call in starts.call_args_list] == [
+        'other',
+        'volume',
+        'other',
+    ]
+    engine.wait_for(lambda: engine.hypervisor.limit.call_count == 2)
+    pull = engine.hypervisor.limit.call_args.args
+    assert (pull[0].volume_id, pull[1]) == ('other', 7)
+    assert not pull[0].aside
+    guest.end_the_pull()
+    engine.wait_for_state(State.DONE, State.DONE)
+
+
+@pytest.mark.usefixtures('soon')
+def test_one_that_stepped_aside_can_be_cancelled(
+    engine: Engine, guest: Guest
+) -> None:
+    engine.hypervisor.cancel.side_effect = _cancelled(guest)
+    go_on = threading.Event()
+    engine.hypervisor.start.side_effect = lambda job: go_on.wait(5)
+    asked = guest.ask(engine.create)
+    engine.wait_for(lambda: guest.pull is Chain.BEFORE)
+    engine.wait_for(lambda: guest.first().reason != '')
+    engine.manager.control.job_cancel(guest.first().identity)
+    engine.wait_for(lambda: guest.first().state is State.FAILED)
+    assert 'operator' in guest.first().reason
+    go_on.set()
+    asked.exception()
+
+
+@pytest.mark.usefixtures('soon')
+def test_one_that_stepped_aside_goes_on_after_a_restart(
+    path: pathlib.Path,
+) -> None:
+    left = test_manager.jobs.delete(
+        volume_id='other',
+        kind=Kind.PULL,
+        state=State.RUNNING,
+        aside=True,
+        deadline=time.time() + 60,
+    )
+    found = [Chain.RUNNING]
+
+    def prepare(engine: Engine) -> None:
+        hypervisor = engine.hypervisor
+        hypervisor.look.side_effect = lambda job: found[0]
+        hypervisor.cancel.side_effect = lambda job: found.insert(
+            0, Chain.BEFORE
+        )
+        hypervisor.start.side_effect = lambda job: found.insert(0, Chain.AFTER)
+
+    with _running(path, before=(left,), prepare=prepare) as engine:
+        engine.wait_for_state(State.DONE)
+        engine.hypervisor.cancel.assert_called_once()
+        engine.hypervisor.start.assert_called_once()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nova_ext.agent.job import FINAL, Job, State
+from nova_ext.agent.job import FINAL, Job, Kind, State
 from nova_ext.agent.transition import (
     Action,
     Chain,
@@ -389,3 +389,33 @@ def test_cinder_is_told_in_time_without_nova(record: Record) -> None:
 def test_what_is_tried_again_is_told_again() -> None:
     job = _of_nova(state=State.ORPHANED, outcome=State.ORPHANED)
     assert retried(job, 0.0)[0].outcome is None
+
+
+# chain, late, patient, cancelled → state, action
+ASIDE = [
+    (Chain.RUNNING, False, False, False, State.RUNNING, Action.CANCEL),
+    (Chain.BEFORE, False, False, False, State.RUNNING, Action.START),
+    (Chain.BEFORE, True, True, False, State.RUNNING, Action.START),
+    (Chain.BEFORE, True, False, False, State.REPORTING, Action.REPORT),
+    (Chain.BEFORE, False, False, True, State.REPORTING, Action.REPORT),
+    (Chain.AFTER, False, False, False, State.REPORTING, Action.REPORT),
+    (Chain.UNKNOWN, False, False, False, State.VERIFYING, Action.LOOK),
+]
+
+
+@pytest.mark.parametrize('case', ASIDE)
+def test_a_pull_that_stepped_aside_is_begun_again(case) -> None:  # type: ignore
+    chain, late, patient, cancelled, state, action = case
+    aside = jobs.delete(
+        kind=Kind.PULL, aside=True, patient=patient, cancelled=cancelled
+    )
+    now = LATE if late else jobs.NOW
+    job, then = looked(aside.to(State.RUNNING), chain, now)
+    assert (job.state, then) == (state, action)
+    assert job.succeeded is {State.REPORTING: chain is Chain.AFTER}.get(state)
+
+
+def test_it_is_not_begun_while_its_end_may_still_come() -> None:
+    aside = jobs.delete(kind=Kind.PULL, aside=True, state=State.RUNNING)
+    job, then = looked(aside, Chain.BEFORE, jobs.NOW, settled=False)
+    assert (job.state, then) == (State.VERIFYING, Action.LOOK)

@@ -55,16 +55,42 @@ def test_guests_and_stand_ins_do_not_wait_for_each_other(turns: Turns) -> None:
     assert turns.take(_job(3, Kind.PULL, stored=True)) is None
 
 
-def test_nobody_overtakes_who_would_have_to_wait_for_it(turns: Turns) -> None:
+def test_merges_keep_their_order(turns: Turns) -> None:
+    first, pull, second = (
+        _job(number, kind)
+        for number, kind in enumerate((Kind.COMMIT, Kind.PULL, Kind.COMMIT))
+    )
+    assert turns.take(first) is None
+    assert turns.take(pull) is first
+    assert turns.take(second) is pull
+    turns.leave(pull)
+    assert turns.take(second) is None
+
+
+def test_a_switch_overtakes_what_waits(turns: Turns) -> None:
     commit, pull, overlay = (
         _job(number, kind)
         for number, kind in enumerate((Kind.COMMIT, Kind.PULL, Kind.OVERLAY))
     )
     assert turns.take(commit) is None
     assert turns.take(pull) is commit
-    assert turns.take(overlay) is pull
-    turns.leave(pull)
     assert turns.take(overlay) is None
+    turns.leave(commit)
+    assert turns.take(pull) is overlay
+
+
+def test_a_pull_makes_way_for_switches_only(turns: Turns) -> None:
+    pull, commit, overlay = (
+        _job(number, kind)
+        for number, kind in enumerate((Kind.PULL, Kind.COMMIT, Kind.OVERLAY))
+    )
+    assert turns.take(pull) is None
+    assert turns.take(commit) is pull
+    assert not turns.is_wanted(pull, 0.0)
+    assert turns.take(overlay) is pull
+    assert turns.is_wanted(pull, 0.0)
+    assert not turns.is_wanted(pull, 60.0)
+    assert not turns.is_wanted(commit, 0.0)
 
 
 def test_what_was_begun_by_a_former_process_counts(turns: Turns) -> None:
