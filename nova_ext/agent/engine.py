@@ -310,6 +310,12 @@ class Engine:
             return self._refuse(run, f'its deadline passed. {job.reason}')
         if other is not None:
             return self._wait_for(run, other)
+        now = time.time()
+        begin, end = run.doubtful
+        if begin <= now < end:
+            # NOTE: later Cinder knows, and with it the fence.
+            self._turns.leave(job)
+            return end - now
         # NOTE: what was seen when it was accepted may have changed since.
         found = self._hypervisor.look(job)
         if found is Chain.UNKNOWN:

@@ -66,11 +66,18 @@ class Intake:
             )
 
     def accept(
-        self, job: Job, not_after: float, request_id: str | None
+        self,
+        job: Job,
+        not_after: float,
+        request_id: str | None,
+        patience: float = 0.0,
     ) -> Run:
         """Journal a job, which is begun at once.
 
-        :param not_after: wall-clock seconds after which nothing is started
+        :param not_after: wall-clock seconds after which nothing is started,
+            unless it had to wait for another job
+        :param patience: seconds from then in which whoever asked, and was not
+            answered, says that it is not done
         :raises: :class:`nova_ext.exception.Unavailable`
         """
         if self._sweeper.closing:
@@ -80,5 +87,6 @@ class Intake:
         job = self._journal.add(job.to(State.PENDING, request_id=request_id))
         LOG.info('Accepted %s, for %s', describe(job), request_id)
         run = Run(job, Action.FENCE)
+        run.doubtful = (not_after, not_after + patience)
         self._sweeper.add(run)
         return run

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+# For a "no" to reach Cinder, which then writes it down.
+_NO_SECONDS = 15.0
+
 
 class Manager:
     """The jobs of this host.
@@ -152,7 +155,7 @@ class Manager:
                     volume_id, create_info, time.time()
                 )
                 self._check_clock(snapshot_id, not_after)
-                run = self._intake.accept(job, not_after, request_id)
+                run = self._accept(job, not_after, request_id)
             else:
                 self._check_same(known, volume_id, create_info)
                 run = self._sweeper.get(known.identity)
@@ -181,8 +184,14 @@ class Manager:
                 self._intake.refuse_while_touched(volume_id)
                 job = self._admit_delete(volume_id, snapshot_id, asked)
                 self._check_clock(snapshot_id, not_after)
-                run = self._intake.accept(job, not_after, request_id)
+                run = self._accept(job, not_after, request_id)
         self._wait(run)
+
+    def _accept(
+        self, job: Job, not_after: float, request_id: str | None
+    ) -> Run:
+        patience = wire.answer_wait(self.reply_wait) + _NO_SECONDS
+        return self._intake.accept(job, not_after, request_id, patience)
 
     def _check_clock(self, snapshot_id: str, not_after: float) -> None:
         # NOTE: by a clock that is behind that of the API it would be started

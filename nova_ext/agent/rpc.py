@@ -243,6 +243,9 @@ class Server:
             except Exception as error:
                 LOG.info('Whether others are %s: %r', self._host, error)
                 continue
+            if not isinstance(reply, dict):
+                LOG.warning('What is no agent answers as %s', self._host)
+                continue
             other = reply.get('agent')
             # NOTE: of two that begin at the same time one has to stay.
             stays = reply.get('settled') or str(other) < identity

@@ -8,6 +8,7 @@ never with two workers at a time, and a bad one does not stop the others.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,8 @@ class Run:
         under ``lock``
     :ivar queued: it waits, or did, for another job of its guest, so that who
         asked for it is told that it will be done; under ``lock``
+    :ivar doubtful: wall-clock seconds from when until when an API that was not
+        answered may be saying that it is not done
     :ivar cancelled: an operator wants its block job to end
     :ivar asked_again: Cinder has asked once more, so that what it said of an
         earlier attempt does not count; under ``lock``
@@ -61,6 +64,7 @@ class Run:
         self.lock = threading.Lock()
         self.abandoned = False
         self.queued = False
+        self.doubtful = (math.inf, math.inf)
         self.answered = threading.Event()
         self.hurried = False
         self.error: exception.NovaExtException | None = None

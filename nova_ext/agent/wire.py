@@ -210,6 +210,12 @@ def _unknown(message: dict[str, Any]) -> exception.NovaExtException:
     return raised(message=text)
 
 
+def answer_wait(reply_wait: float) -> float:
+    """Seconds that an API process waits for an answer of an agent."""
+    # Both the admission and the job may take up to `reply_wait`.
+    return 2 * reply_wait + 5.0
+
+
 def version_of(reply: Any) -> str:
     """The version that the sender of a reply says it understands."""
     said = reply.get('understands') if isinstance(reply, dict) else None

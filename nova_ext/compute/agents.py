@@ -92,8 +92,7 @@ class ComputeAPI(api.ComputeAPI):
             # so that whoever answers it knows the end.
             last = time.monotonic() > end
             try:
-                # Both the admission and the job may take up to `wait`.
-                self.ask(method, arguments, timeout=2 * wait + 5.0)
+                self.ask(method, arguments, timeout=wire.answer_wait(wait))
                 return
             except exception.Unavailable as error:
                 lost = lost or isinstance(error, AnswerLost)

@@ -67,20 +67,30 @@ class ComputeAPI(agents.ComputeAPI):
             exception.VolumeNotAttached,
             exception.HostUnavailable,
         ) as error:
+            if isinstance(error, agents.AnswerLost):
+                # NOTE: who asks again is to reach whom he has asked.
+                self._hosts.remember(volume_id, host, timeout)
             if not remembered:
                 raise
             try:
                 now = self._hosts.ask(volume_id)
             except exception.NovaExtException as unknown:
-                # NOTE: who asks again is to reach whom he has asked; and what
-                # may have been begun there is not refused for what Cinder
-                # says now.
+                # NOTE: what may have been begun there is not refused for
+                # what Cinder says now.
                 if isinstance(error, exception.Unavailable):
                     raise error from None
                 raise unknown
             if now == host:
                 raise
-        return self._bus.call(now, method, arguments, timeout)
+            lost = error if isinstance(error, agents.AnswerLost) else None
+        try:
+            return self._bus.call(now, method, arguments, timeout)
+        except exception.NovaExtException:
+            if lost is None:
+                raise
+            # NOTE: nor for what another host says.
+            self._hosts.remember(volume_id, host, timeout)
+            raise lost from None
 
     def status(self, host: str) -> dict[str, Any]:
         """What the agent of a host says of itself.
@@ -121,12 +131,16 @@ class _Hosts:
         :raises: as of :meth:`find`
         """
         host = self._ask(volume_id)
+        self.remember(volume_id, host, 0.0)
+        return host
+
+    def remember(self, volume_id: str, host: str, seconds: float) -> None:
+        """Know it for the usual time, or for longer."""
         with self._lock:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            end = time.monotonic() + self._seconds
+            end = time.monotonic() + max(self._seconds, seconds)
             self._known[volume_id] = host, end
-        return host
 
     def _ask(self, volume_id: str) -> str:
         try:
@@ -155,8 +169,8 @@ class _Hosts:
         if not host:
             raise exception.ServiceUnavailable(
                 reason='Cinder does not say which host has volume '
-                f'{volume_id}. Give the user of [nova_ext_cinder] a role to '
-                'which it shows host_name in attachments: service or admin'
+                f'{volume_id}. Give the user of [nova_ext_cinder] the role '
+                'to which it shows host_name in attachments: admin'
             )
         return host
 

@@ -291,6 +291,8 @@ class Host:
             # Drivers within this process have no connection to keep alive.
             if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
                 raise
+        # Those of a connection that was given up.
+        self._events.clear()
         for event in (
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED,

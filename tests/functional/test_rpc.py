@@ -173,7 +173,7 @@ def test_an_unexpected_error_of_the_agent_reveals_nothing(
         ([('a', HOST), ('b', HOST)], 400, 'is a multi-attach volume'),
         ([('a', HOST), ('b', 'x')], 400, 'is a multi-attach volume'),
         ([('a', HOST), ('a', 'x')], 400, 'is being moved to another host'),
-        ([('a', None)], 503, 'a role to which it shows host_name'),
+        ([('a', None)], 503, 'the role to which it shows host_name'),
     ],
 )
 def test_a_volume_that_no_single_host_has_is_refused(
@@ -324,6 +324,31 @@ def test_what_may_have_been_begun_is_not_refused_for_what_cinder_says_now(
     lost = agents.AnswerLost(host=HOST, reason='lost')
     with mock.patch.object(http.backend._bus, 'call', side_effect=lost):
         assert _said(getattr(http, verb)())[::2] == (503, str(lost))
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_who_asks_again_reaches_whom_he_has_asked(
+    http: Http, double: CinderDouble, verb: str
+) -> None:
+    """Though what Cinder said was to be forgotten at once."""
+    asked = []
+
+    def lossy(host: str, *arguments: Any) -> Any:
+        asked.append(host)
+        attach(double, 'compute-2')
+        raise (
+            agents.AnswerLost(host=HOST, reason='lost')
+            if host == HOST
+            else exception.VolumeNotAttached(volume_id=VOLUME)
+        )
+
+    with (
+        mock.patch.object(http.backend._hosts, '_seconds', 0.0),
+        mock.patch.object(http.backend._bus, 'call', side_effect=lossy),
+    ):
+        status, _, message = _said(getattr(http, verb)())
+    assert (status, 'lost' in message) == (503, True)
+    assert asked.count(HOST) > 2
 
 
 # What is no request.

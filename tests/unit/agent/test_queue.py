@@ -14,6 +14,7 @@ import pytest
 
 from nova_ext import exception
 from nova_ext.agent import engine as agent_engine
+from nova_ext.agent import manager as agent_manager
 from nova_ext.agent import wire
 from nova_ext.agent.job import Job, Kind, Operation, State
 from nova_ext.agent.transition import Chain
@@ -39,6 +40,8 @@ class Guest:
         engine.hypervisor.look.side_effect = self._look
         engine.hypervisor.start.side_effect = self._start
         self._started: set[str] = set()
+        self.fenced_at = 0.0
+        engine.reports.fence.side_effect = self._fence
         self._pool = futures.ThreadPoolExecutor(1)
         engine.manager.volume_snapshot_delete(
             'other', 'pulled', PULL, time.time() + wire.CLOCK_ALLOWANCE
@@ -71,6 +74,9 @@ class Guest:
     @property
     def started(self) -> bool:
         return 'volume' in self._started
+
+    def _fence(self, job: Job) -> None:
+        self.fenced_at = time.time()
 
     def _start(self, job: Job) -> None:
         self._started.add(job.volume_id)
@@ -115,6 +121,27 @@ def test_who_waits_too_long_is_told_that_it_goes_on(
         guest.end_the_pull()
         guest.wait_for_last(State.DONE)
         assert guest.started
+
+
+def test_it_is_not_begun_while_no_may_be_said_of_it(
+    path: pathlib.Path,
+) -> None:
+    with (
+        mock.patch.object(agent_manager, '_NO_SECONDS', 0.5),
+        mock.patch.object(wire, 'answer_wait', lambda reply_wait: 0.5),
+        _running(path) as engine,
+    ):
+        guest = Guest(engine)
+        not_after = time.time() + 0.2
+        guest.ask(lambda: engine.create(not_after=not_after))
+        engine.wait_for(lambda: time.time() > not_after)
+        guest.end_the_pull()
+        engine.wait_for(lambda: guest.first().state is State.DONE)
+        assert not guest.started
+        guest.wait_for_last(State.DONE)
+        fence = engine.reports.fence
+        assert fence.call_count == 2
+        assert guest.fenced_at >= not_after + 1.0
 
 
 def test_its_deadline_ends_it(engine: Engine, guest: Guest) -> None:
