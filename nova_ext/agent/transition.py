@@ -142,14 +142,15 @@ def _ended(job: Job, chain: Chain) -> tuple[Job, Action]:
     elif chain is Chain.UNSAFE:
         reason = _unsafe(job)
     else:
+        known = f'{job.reason}; ' if job.reason else ''
         return job.to(
             State.ORPHANED,
-            reason=f'{f"{job.reason}; " if job.reason else ""}what libvirt '
-            'says of this and of the next start, what the headers say and what QEMU has open do not agree; nothing '
-            'was reported as done. Compare "virsh dumpxml" with and without '
-            '--inactive and "qemu-img info -U --backing-chain", and make the '
-            'definition agree with the headers by "virsh edit" before the '
-            'next start',
+            reason=f'{known}what libvirt says of this and of the next start, '
+            'what the headers say and what QEMU has open do not agree; '
+            'nothing was reported as done. Compare "virsh dumpxml" with and '
+            'without --inactive and "qemu-img info -U --backing-chain", and '
+            'make the definition agree with the headers by "virsh edit" '
+            'before the next start',
         ), Action.NOTHING
     return job.to(
         State.REPORTING, succeeded=False, reason=reason
