@@ -12,11 +12,11 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from nova_ext import exception
+from nova_ext.agent import gate, outside, transition, turns
 from nova_ext.agent import job as agent_job
-from nova_ext.agent import transition, turns
 from nova_ext.agent.job import Job, Operation, State
 from nova_ext.agent.sweeper import Run
 from nova_ext.agent.transition import Action, Chain, Record, Verdict
@@ -41,46 +41,6 @@ _ASIDE_SECONDS = 10.0
 _AT_WORK = frozenset({State.RUNNING, State.VERIFYING})
 
 
-class Reports(Protocol):
-    """What is asked of a reporter."""
-
-    trouble: str
-
-    def fence(self, job: Job) -> None: ...
-
-    def progress(self, job: Job, percent: int) -> None: ...
-
-    def deliver(self, job: Job) -> Verdict: ...
-
-    def confirm(self, job: Job) -> Verdict: ...
-
-    def witness(self, job: Job) -> tuple[str | None, tuple[str, ...]]: ...
-
-
-class Records(Protocol):
-    """What is asked of Nova, on its hosts."""
-
-    trouble: str
-
-    def fence(self, job: Job) -> None: ...
-
-    def refresh(self, job: Job, used: bool) -> Record: ...
-
-
-class NoNova:
-    """Stands in for Nova where none of the guests is Nova's."""
-
-    trouble = ''
-
-    def fence(self, job: Job) -> None:
-        """:raises: :class:`nova_ext.exception.NovaNotConfigured`"""
-        raise exception.NovaNotConfigured(instance_id=job.instance_id)
-
-    def refresh(self, job: Job, used: bool) -> Record:
-        """Nothing is known of it."""
-        return Record.UNKNOWN
-
-
 class Engine:
     """Does what jobs want done.
 
@@ -93,12 +53,13 @@ class Engine:
         self,
         hypervisor: agent_hypervisor.Hypervisor,
         journal: agent_journal.Journal,
-        reports: Reports,
+        reports: outside.Reports,
         history: float,
-        nova: Records,
+        nova: outside.Records,
         ready: Callable[[int], None],
     ) -> None:
         self._turns = turns.Turns(ready)
+        self._gate = gate.Gate(self._turns, hypervisor, reports, nova)
         self._history = history
         self._nova = nova
         self._forgot_at = 0.0
@@ -259,116 +220,38 @@ class Engine:
         return self._reports.confirm(job)
 
     def _fence(self, run: Run) -> float:
+        stop = self._gate.first(run)
+        if stop is not None:
+            return self._stop(run, stop)
         job = run.job
-        if not job.merged:
-            wait = self._queue(run, self._turns.take(job))
-            if wait is not None:
-                return wait
-        try:
-            if job.refreshes:
-                self._nova.fence(job)
-            if job.operation is not Operation.ROLLBACK:
-                self._reports.fence(job)
-        except exception.NovaExtException as error:
-            run.error = error
-            # NOTE: who asked for it may have been told that it goes on.
-            state, action = (
-                (State.REPORTING, Action.REPORT)
-                if run.queued
-                else (State.FAILED, Action.NOTHING)
-            )
-            job = job.to(state, succeeded=False, reason=str(error))
-            return self._enter(run, job, action)
         with run.lock:
-            if not run.abandoned:
-                if job.merged:
-                    return self._enter(
-                        run, job.to(State.VERIFYING), Action.LOOK
-                    )
-                return self._enter(
-                    run, job.to(State.RUNNING, reason=''), Action.START
-                )
-        return self._refuse(run, 'it came too late')
-
-    def _queue(self, run: Run, other: Job | None) -> float | None:
-        """Let a job wait for its turn; None when it has come.
-
-        :param other: the job that it waits for
-        """
-        with run.lock:
-            run.queued = run.queued or (other is not None)
-            if not run.queued:
-                return None
-            too_late = run.abandoned
-        job = run.job
-        late = time.time() >= job.deadline and not job.patient
-        if too_late:
-            return self._refuse(run, 'it came too late')
-        if run.cancelled:
-            return self._refuse(run, 'an operator cancelled it')
-        if late:
-            return self._refuse(run, f'its deadline passed. {job.reason}')
-        if other is not None:
-            return self._wait_for(run, other)
-        now = time.time()
-        begin, end = run.doubtful
-        if begin <= now < end:
-            # NOTE: later Cinder knows, and with it the fence.
-            self._turns.leave(job)
-            return end - now
-        # NOTE: what was seen when it was accepted may have changed since.
-        found = self._hypervisor.look(job)
-        if found is Chain.UNKNOWN:
-            return _JOB_LOOK_SECONDS
-        if found is not Chain.BEFORE:
-            return self._refuse(
-                run, f'while it waited its chain became {found.value}'
+            if run.abandoned:
+                return self._stop(run, gate.refusal(job, 'it came too late'))
+            if job.merged:
+                return self._enter(run, job.to(State.VERIFYING), Action.LOOK)
+            return self._enter(
+                run, job.to(State.RUNNING, reason=''), Action.START
             )
-        return None
-
-    def _wait_for(self, run: Run, other: Job) -> float:
-        """Have it shown for what a job waits; seconds until its deadline."""
-        reason = (
-            f'It waits for the {other.operation.value} of snapshot '
-            f'{other.snapshot_id} on another disk of the instance'
-        )
-        job = dataclasses.replace(run.job, reason=reason)
-        self._enter(run, job, run.action)
-        return (
-            _FORGET_SECONDS
-            if job.patient
-            else max(job.deadline - time.time(), 0.1)
-        )
 
     def _begin(self, run: Run) -> float:
         """Start a job, or what stepped aside again."""
-        job = run.job
-        if job.aside:
-            late = time.time() >= job.deadline and not job.patient
-            if run.cancelled or late:
-                return self._look(run)
-            other = self._turns.take(job)
-            if other is not None:
-                return self._wait_for(run, other)
-            found = self._hypervisor.look(job)
-            if found is Chain.UNKNOWN:
-                return _JOB_LOOK_SECONDS
-            job = job.to(State.RUNNING, aside=False, reason='')
-            self._enter(run, job, Action.START)
-            if found is not Chain.BEFORE:
-                return self._look(run)
+        if run.job.aside:
+            stop = self._gate.again(run)
+            if stop is not None:
+                return self._stop(run, stop)
+            self._enter(
+                run,
+                run.job.to(State.RUNNING, aside=False, reason=''),
+                Action.START,
+            )
         reason = self._start(run)
         return self._enter(
             run, run.job.to(State.VERIFYING, reason=reason), Action.LOOK
         )
 
-    def _refuse(self, run: Run, reason: str) -> float:
-        """Have Cinder told that nothing was started."""
-        return self._enter(
-            run,
-            run.job.to(State.REPORTING, succeeded=False, reason=reason),
-            Action.REPORT,
-        )
+    def _stop(self, run: Run, stop: gate.Stop) -> float:
+        pause = self._enter(run, stop.job, stop.action)
+        return pause if stop.seconds is None else stop.seconds
 
     def _start(self, run: Run) -> str:
         """Ask libvirt for what the job wants; why it refused, if it did."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nova_ext import exception
 from nova_ext.agent import admission as agent_admission
 from nova_ext.agent import control as agent_control
-from nova_ext.agent import engine, merge, rollback, transition, wire
+from nova_ext.agent import engine, merge, outside, rollback, transition, wire
 from nova_ext.agent import intake as agent_intake
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import journal as agent_journal
@@ -45,16 +45,16 @@ class Manager:
         hypervisor: agent_hypervisor.Hypervisor,
         admission: agent_admission.Admission,
         journal: agent_journal.Journal,
-        reports: engine.Reports,
+        reports: outside.Reports,
         reply_wait: float,
         history: float,
-        nova: engine.Records | None = None,
+        nova: outside.Records | None = None,
     ) -> None:
         self._hypervisor = hypervisor
         self._admission = admission
         self._journal = journal
         self._reports = reports
-        self._nova = nova or engine.NoNova()
+        self._nova = nova or outside.NoNova()
         self.reply_wait = reply_wait
         self._engine = engine.Engine(
             hypervisor, journal, reports, history, self._nova, self._ready
@@ -72,7 +72,7 @@ class Manager:
     def start(self) -> None:
         """Take up what a former process left, and sweep from now on."""
         self._hypervisor.check()
-        if isinstance(self._nova, engine.NoNova):
+        if isinstance(self._nova, outside.NoNova):
             self._refuse_nova()
         settled_at = time.monotonic() + engine.SETTLE_SECONDS
         recovered = [

@@ -14,8 +14,8 @@ import time
 from typing import TYPE_CHECKING
 
 from nova_ext import exception
-from nova_ext.agent.engine import Reports
 from nova_ext.agent.job import Job, Operation, State
+from nova_ext.agent.outside import Reports
 from nova_ext.agent.transition import Chain
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from nova_ext.agent import (
     journal,
     listener,
     manager,
+    outside,
     peers,
     reporter,
     systemd,
@@ -271,7 +272,7 @@ class Service:
                 f'[DEFAULT] transport_url cannot be used: {error}'
             ) from error
 
-    def _nova(self, conf: cfg.ConfigOpts) -> manager.engine.Records:
+    def _nova(self, conf: cfg.ConfigOpts) -> outside.Records:
         try:
             bdm = importlib.import_module('nova_ext.agent.nova_bdm')
         except ImportError as error:

@@ -16,7 +16,7 @@ import pytest
 
 from nova_ext import exception
 from nova_ext.agent import engine as agent_engine
-from nova_ext.agent import merge, wire
+from nova_ext.agent import gate, merge, outside, wire
 from nova_ext.agent import sweeper as agent_sweeper
 from nova_ext.agent.admission import Admission
 from nova_ext.agent.hypervisor import Hypervisor
@@ -48,7 +48,7 @@ class Engine:
     ) -> None:
         self.path = path
         self.of_nova = of_nova
-        self.nova = mock.create_autospec(agent_engine.Records, instance=True)
+        self.nova = mock.create_autospec(outside.Records, instance=True)
         self.nova.trouble = ''
         self.nova.fence.side_effect = self._noting('nova fence', None)
         self.nova.refresh.side_effect = self._refresh
@@ -236,6 +236,7 @@ def quick() -> Iterator[None]:
         for module, name, value in (
             (agent_engine, 'SETTLE_SECONDS', 0.4),
             (agent_engine, '_JOB_LOOK_SECONDS', 0.02),
+            (gate, '_LOOK_SECONDS', 0.02),
             (agent_engine, '_LOOK_SECONDS', (0.01, 0.02)),
             (agent_engine, '_REPORT_SECONDS', (0.01, 0.02)),
             (agent_engine, '_CONFIRM_SECONDS', (0.01, 0.02)),
