@@ -11,7 +11,7 @@ import contextlib
 import pathlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 from xml.etree import ElementTree
@@ -126,6 +126,13 @@ class Cinder:
         )
 
 
+def _wait_until(condition: Callable[[], object], host: Host) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, host.log()
+        time.sleep(0.02)
+
+
 def test_disks_of_a_guest_at_the_same_time(libvirtd: PrivateLibvirtd) -> None:
     with _running(libvirtd, 1 << 20) as (host, made):
         cinder = Cinder(host, host.volume_id, *made.paths)
@@ -140,10 +147,7 @@ def test_disks_of_a_guest_at_the_same_time(libvirtd: PrivateLibvirtd) -> None:
 
         with futures.ThreadPoolExecutor(_DISKS + 1) as pool:
             list(pool.map(work, [host.volume_id, *made.paths]))
-        deadline = time.monotonic() + 60
-        while set(host.states()) != {'DONE'}:
-            assert time.monotonic() < deadline, host.log()
-            time.sleep(0.02)
+        _wait_until(lambda: set(host.states()) == {'DONE'}, host)
         assert qemu_pid(host.guest.uuid) == pid
         host.guest.wait_reported(host.guest.reported() + 2)
         host.guest.destroy()
@@ -164,6 +168,7 @@ def test_a_switch_does_not_wait_for_the_end_of_a_long_pull(
             host.wait_for_last_state('RUNNING')
             cinder.create(other)
             assert not deleted.done()
+            _wait_until(lambda: host.guest.domain.blockJobInfo('vdc'), host)
             # What is left of it takes a quarter of an hour so.
             host.guest.domain.blockJobSetSpeed('vdc', 0, 0)
             deleted.result()
