@@ -28,6 +28,9 @@ _OTHER_SECONDS = 2
 # ask, it takes some luck to hear the other.
 _OTHER_TIMES = 8
 _OTHER_PAUSE = 0.1
+# NOTE: one that could not be heard, since the network was cut, is heard later.
+_WATCH_SECONDS = 60.0
+_WATCH_TIMES = 2
 # Until a broker that refused us is asked again.
 _AGAIN_SECONDS = 5
 
@@ -225,6 +228,9 @@ class Server:
             return
         self._name.decide(True)
         LOG.info('Listening on the message bus as %s', self._host)
+        while not self._stopping.wait(_WATCH_SECONDS):
+            if self._is_doubled(client, _WATCH_TIMES):
+                return
 
     def _is_taken(self, client: Any) -> bool:
         """Whether there is a queue of this name, perhaps left by us."""
@@ -247,8 +253,9 @@ class Server:
                 LOG.warning('What is no agent answers as %s', self._host)
                 continue
             other = reply.get('agent')
-            # NOTE: of two that begin at the same time one has to stay.
-            stays = reply.get('settled') or str(other) < identity
+            theirs, ours = bool(reply.get('settled')), self._name.settled
+            # NOTE: of two that are alike one has to stay.
+            stays = theirs if theirs != ours else str(other) < identity
             if other != identity and stays:
                 self._name.decide(False)
                 self._doubled(

@@ -18,6 +18,7 @@ import kombu
 import pytest
 
 from nova_ext import context, exception
+from nova_ext.agent import rpc as agent_rpc
 from nova_ext.compute import agents, rpc
 from tests.fixtures.app import configured
 from tests.fixtures.bus import (
@@ -157,6 +158,20 @@ def test_a_second_agent_of_a_name_is_seen(
         other.server.stop()
     assert f'as host {HOST}' in other.doubled[0]
     assert agent.doubled == []
+
+
+def test_one_that_was_not_heard_is_seen_later(rabbitmq: RabbitMQ) -> None:
+    with (
+        mock.patch.object(agent_rpc, '_OTHER_TIMES', 0),
+        mock.patch.object(agent_rpc, '_WATCH_SECONDS', 0.3),
+        mock.patch.object(agent_rpc.Server, '_is_taken', return_value=False),
+        BusAgent(rabbitmq.url, 'twice') as one,
+        BusAgent(rabbitmq.url, 'twice') as other,
+    ):
+        _wait(lambda: one.doubled or other.doubled, timeout=30)
+        time.sleep(1)
+        # One of them stays.
+        assert sorted(map(bool, (one.doubled, other.doubled))) == [False, True]
 
 
 # What is on the bus.
