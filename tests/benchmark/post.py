@@ -33,7 +33,10 @@ _LIMITS = {
     '401': 2.0,
 }
 _STOCK_LIMIT = 2.2
-_IN_NOVA_LIMIT, _OTHERS_LIMIT = 0.5, 1.05
+_IN_NOVA_LIMIT = 0.5
+# Percent of Nova's CPU for a request that is not ours, at its cheapest.
+_ADDED_LIMIT = 5
+_OTHERS = ('GET /servers', 'GET /v2.1/', 'unknown path')
 # Requests that have a floor of their own; for others it is that of the POST.
 _OWN_FLOOR = ('POST', 'DELETE', '401')
 
@@ -46,6 +49,7 @@ class Order:
     :ivar status: what the answer's status must begin with
     :ivar stub: whether Nova's compute API, which looks into its databases and
         sends a message, is left out; None where there is none
+    :ivar app: what is asked instead of the peer, see peer.py
     """
 
     path: str
@@ -56,6 +60,7 @@ class Order:
     token: str = 'a-token'
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stub: bool | None = None
+    app: str = ''
     count: int = _COUNT
     warm_up: int = _WARM_UP
 
@@ -149,6 +154,9 @@ def orders(name: str, volume_id: str) -> dict[str, Order]:
         return {kind: orders[kind] for kind in _OWN_FLOOR}
     if 'Nova' not in name:
         return orders
+    # The costliest path to find no route for.
+    passed = Order(f'/{"0" * 32}/servers/detail', count=10 * _COUNT)
+    apps = ('trivial', 'behind_ours') if name == 'in Nova' else ()
     return {
         **{
             kind: dataclasses.replace(order, stub=True)
@@ -156,7 +164,9 @@ def orders(name: str, volume_id: str) -> dict[str, Order]:
         },
         'POST to the bus': dataclasses.replace(orders['POST'], stub=False),
         'GET /servers': Order('/v2.1/servers'),
+        'GET /v2.1/': Order('/v2.1/'),
         'unknown path': Order('/v2.1/nothing', status='404'),
+        **{app: dataclasses.replace(passed, app=app) for app in apps},
     }
 
 
@@ -211,12 +221,14 @@ def _matrix(
     figure = f'post {ratios["POST", "ours"]:.2f} floor'
     if ('POST', 'Nova') in taken:
         figure += f', nova {ratios["POST", "Nova"]:.2f} floor'
-        for kind, limit in (
-            ('POST', _IN_NOVA_LIMIT),
-            ('GET /servers', _OTHERS_LIMIT),
-        ):
-            found = ratio((kind, 'in Nova'), (kind, 'Nova'))
-            goals.append(Goal(f'{kind}, ours in Nova / Nova', found, limit))
+        goals += [
+            Goal(
+                'POST, ours in Nova / Nova',
+                ratio(('POST', 'in Nova'), ('POST', 'Nova')),
+                _IN_NOVA_LIMIT,
+            ),
+            _added(taken),
+        ]
     return Matrix(
         title=f'post: {rounds} rounds of {_COUNT} requests; µs of CPU each, '
         'and how many times the floor',
@@ -227,4 +239,29 @@ def _matrix(
         absent=absent,
         goals=goals,
         figure=figure,
+    )
+
+
+def _added(taken: Mapping[tuple[str, str], list[float]]) -> Goal:
+    """What our filter adds to a request that it passes on, as a goal.
+
+    NOTE: with and without it, Nova's own cost differs by more than that from
+    one process to another.
+    """
+    cheapest = min(
+        ((kind, 'Nova') for kind in _OTHERS),
+        key=lambda way: statistics.median(taken[way]),
+    )
+    rounds = zip(
+        taken['behind_ours', 'in Nova'],
+        taken['trivial', 'in Nova'],
+        taken[cheapest],
+        strict=True,
+    )
+    return Goal(
+        f'what ours adds where it passes, % of {cheapest[0]}, Nova',
+        statistics.median(
+            (ours - bare) / nova * 100 for ours, bare, nova in rounds
+        ),
+        _ADDED_LIMIT,
     )
