@@ -9,6 +9,7 @@ others take from here. Not here: what is said on the bus, which is in
 from __future__ import annotations
 
 import contextlib
+import pkgutil
 import sys
 
 from oslo_config import cfg
@@ -19,7 +20,13 @@ if 'oslo_messaging' not in sys.modules:
     with contextlib.suppress(ImportError):
         from oslo_service import backend
 
-        backend.init_backend(backend.BackendType.THREADING)
+        # NOTE: before 4.2, which Nova 31 has, it has but eventlet's: that is
+        # imported then and patches nothing.
+        found = [
+            module.name for module in pkgutil.iter_modules(backend.__path__)
+        ]
+        if any(name.endswith('threading') for name in found):
+            backend.init_backend(backend.BackendType.THREADING)
 
 import oslo_messaging as messaging  # noqa: E402
 

@@ -61,7 +61,6 @@ class Nova:
         nova_config.parse_args(
             ['nova-ext-agent', *(f'--config-file={path}' for path in files)],
             configure_db=False,
-            prog='nova-ext-agent',
         )
         conf = nova_config.CONF
         self._host = conf.host

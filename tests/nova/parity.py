@@ -76,8 +76,8 @@ class Count:
 
 
 @functools.cache
-def listed(*lists: str) -> dict[str, dict[str, Difference]]:
-    """File → request → its difference.
+def listed(release: int, *lists: str) -> dict[str, dict[str, Difference]]:
+    """File → request → its difference in a release of Nova.
 
     :raises ValueError: a request is listed twice.
     """
@@ -87,6 +87,8 @@ def listed(*lists: str) -> dict[str, dict[str, Difference]]:
         for name in lists
     )
     for group in groups:
+        if not group.get('from', 0) <= release < group.get('before', 99):
+            continue
         difference = Difference(group['status'], group['says'])
         for file, names in group['requests'].items():
             for name in names:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 pytest_plugins = ['tests.fixtures.nova']
 
 _SCRIPT = Path(__file__).parents[1] / 'fixtures' / 'nova_own_tests.py'
-_RAN = re.compile(r'^Ran (\d+) tests in .*\n\nOK$', re.MULTILINE)
 _VOLUME_ID = '521752a6-acf6-4b2d-bc7a-119f9148cd8c'
 _SNAPSHOT_ID = '421752a6-acf6-4b2d-bc7a-119f9148cd8c'
 # contract §1.2 and §1.3: the examples of the document.
@@ -39,6 +37,16 @@ _SAMPLES = {
         'volumeId': _VOLUME_ID,
     },
 }
+# Those that make requests, and so need the filter: there Nova's controller,
+# which must not be asked, is. Each is run below three prefixes.
+_FAIL = {
+    f'__main__.Mounted.{test}({prefix})': f'{wanted} != 500'
+    for test, wanted in (
+        ('test_create', 200),
+        ('test_snapshots_delete_assisted', 204),
+    )
+    for prefix in ('v2', 'v2_1', 'v2_1_noproject_id')
+}
 
 
 @pytest.fixture(scope='module')
@@ -52,34 +60,38 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def _run(python: Path, paste: Path, samples: Path, native: bool) -> str:
-    return subprocess.run(
+def _run(
+    nova: Nova, python: Path, paste: Path, samples: Path, native: bool
+) -> dict[str, str]:
+    """Name → what is wrong, of those of Nova's tests that do not pass."""
+    ran = subprocess.run(
         [python, '-I', _SCRIPT, paste, samples],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         env=server_environment(
             OS_NOVA_DISABLE_EVENTLET_PATCHING=str(native).lower()
         ),
         timeout=300,
-    ).stdout
+    )
+    assert ran.returncode == 0, ran.stderr[-8000:]
+    wrong = json.loads(ran.stdout.splitlines()[-1])
+    # Before Nova 34 the policy has legacy rules, which two more classes try.
+    assert len(wrong) == (31 if nova.release >= 34 else 35), sorted(wrong)
+    return {name: text for name, text in wrong.items() if text}
 
 
 @pytest.mark.parametrize('native', [True, False], ids=['threads', 'eventlet'])
 def test_novas_own_tests_hold(
-    plugin: Path, paste: Path, samples: Path, native: bool
+    plugin: Path, nova: Nova, paste: Path, samples: Path, native: bool
 ) -> None:
-    said = _run(plugin / 'python', paste, samples, native)
-    ran = _RAN.search(said)
-    # Before Nova 34 there are four more.
-    assert ran and int(ran[1]) in (31, 35), said[-8000:]
+    assert _run(nova, plugin / 'python', paste, samples, native) == {}
 
 
 def test_novas_own_tests_fail_where_our_filter_is_not(
     plugin: Path, nova: Nova, samples: Path
 ) -> None:
-    said = _run(plugin / 'python', nova.shipped_paste, samples, native=True)
-    # A creation and a deletion, each below three prefixes.
-    failed = re.search(r'^FAILED \((.*)\)$', said, re.MULTILINE)
-    assert failed, said[-8000:]
-    assert sum(map(int, re.findall(r'\d', failed[1]))) == 6, said[-8000:]
+    paste = nova.shipped_paste
+    wrong = _run(nova, plugin / 'python', paste, samples, native=True)
+    assert wrong.keys() == _FAIL.keys(), wrong
+    for name, says in _FAIL.items():
+        assert says in wrong[name], wrong[name][-8000:]

@@ -49,12 +49,13 @@ def test_differences(
     file: str,
     deployment: str,
     environment: dict[str, str],
+    nova: Nova,
     parity: Count,
     request: pytest.FixtureRequest,
 ) -> None:
     api: NovaAPI = request.getfixturevalue(deployment)
     answers = run(file, api.url, environment)
-    expected = listed(*LISTS[deployment]).get(file, {})
+    expected = listed(nova.release, *LISTS[deployment]).get(file, {})
 
     differing = {name: one for name, one in answers.items() if one}
     unlisted = {
@@ -72,5 +73,6 @@ def test_differences(
     assert expected.keys() <= differing.keys(), 'these do not differ'
 
 
-def test_every_listed_file_is_run() -> None:
-    assert listed('pipeline', 'resource').keys() <= set(FILES)
+def test_every_listed_file_is_run(nova: Nova) -> None:
+    listing = listed(nova.release, 'pipeline', 'resource')
+    assert listing.keys() <= set(FILES)
