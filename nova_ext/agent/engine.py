@@ -105,6 +105,8 @@ class Engine:
 
     def _reported(self, run: Run, verdict: Verdict) -> float:
         """What follows from what Cinder said."""
+        if verdict is Verdict.CLAIMED and run.job.overlay:
+            self._reports.compare(run.job)
         with run.lock:
             if run.asked_again and verdict is Verdict.GAVE_UP:
                 verdict = Verdict.OVERTAKEN

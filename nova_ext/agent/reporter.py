@@ -10,6 +10,7 @@ something is tried is the manager's business, HTTP is in nova_ext/cinder.py.
 from __future__ import annotations
 
 import logging
+import os
 
 from nova_ext import cinder, exception, fence
 from nova_ext.agent.job import Job, Operation
@@ -81,6 +82,30 @@ class Reporter:
         gave_up = row is None or row.status == 'error'
         return Verdict.GAVE_UP if gave_up else Verdict.CLAIMED
 
+    def compare(self, job: Job) -> None:
+        """Warn where Cinder has attachments use another file than the guest.
+
+        It writes that before the snapshot is ``available``. Nova asks for it
+        wherever it starts an instance on another host (LP 1860913).
+        """
+        try:
+            files = self._snapshots.attached_files(job.volume_id)
+        except cinder.NoAnswer as error:
+            LOG.info('Attachments in Cinder are not compared: %s', error)
+            return
+        active = os.path.basename(job.after[0])
+        if strays := {*files} - {active}:
+            LOG.warning(
+                'Cinder has an attachment of volume %s use %s, and instance '
+                '%s uses %s. Nova would start it from the former on another '
+                'host: before it is migrated or shelved, run "nova-ext-manage '
+                'doctor" here, which says what to do',
+                job.volume_id,
+                ', '.join(sorted(strays)),
+                job.instance_id,
+                active,
+            )
+
     def witness(self, job: Job) -> tuple[str | None, tuple[str, ...]]:
         """What Cinder says of a snapshot, and of its volume's files.
 
@@ -145,6 +170,9 @@ class Silence:
     def confirm(self, job: Job) -> Verdict:
         """Everything is claimed at once."""
         return Verdict.CLAIMED
+
+    def compare(self, job: Job) -> None:
+        """Nobody has attachments."""
 
     def witness(self, job: Job) -> tuple[str | None, tuple[str, ...]]:
         """:raises: :class:`nova_ext.exception.CinderUnavailable`"""

@@ -71,7 +71,7 @@ READS = {
         *('close', 'connect', 'guest', 'attachments', 'volumes'),
         *('of_nova', 'qemu_user'),
     },
-    'nova_ext.agent.reporter:Reporter': {'witness'},
+    'nova_ext.agent.reporter:Reporter': {'compare', 'witness'},
 }
 
 

@@ -196,6 +196,39 @@ def test_a_host_that_is_well_and_then_is_not(host: Host) -> None:
     host.start_agent()
 
 
+def test_an_attachment_that_names_another_file(host: Host) -> None:
+    """Cinder says that all is done, and has others use what it was before."""
+    attachment = Attachment(
+        host.guest.uuid,
+        'this-host',
+        connection_info={'name': host.volume.name},
+    )
+    host.double.add_volume(host.volume_id, attachment)
+    groups: dict[str, Any] = host.configuration()
+    groups['nova_ext'] = {'auth_strategy': 'noauth'}
+    assert _states(doctor(host.directory, groups)[1], 'attachments') == ['ok']
+    snapshot_id, overlay = host.snapshot(), host.overlay()
+    host.create(snapshot_id, overlay.name)
+    host.double.set_snapshot(snapshot_id, 'available', '100%')
+    host.wait_for_last_state('DONE')
+    warning = f'{host.volume_id} use {host.volume.name}, and instance'
+    assert host.log().count(warning) == 1
+    status, found = doctor(host.directory, groups)
+    assert status == 1
+    (wrong,) = found['attachments']
+    for words in (host.volume.name, overlay.name):
+        assert words in wrong['says']
+    assert f'{host.guest.uuid} {host.volume_id}' in wrong['mend']
+    attachment.connection_info = {'name': overlay.name}
+    second, other = host.snapshot(), host.overlay(overlay)
+    host.create(second, other.name)
+    attachment.connection_info = {'name': other.name}
+    host.double.set_snapshot(second, 'available', '100%')
+    host.wait_for_last_state('DONE')
+    assert doctor(host.directory, groups)[0] == 0
+    assert host.log().count('would start it from') == 1
+
+
 def test_the_bus_and_who_listens_there(
     libvirtd: PrivateLibvirtd, rabbitmq: RabbitMQ
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from oslo_config import cfg
 
 from nova_ext import exception
-from nova_ext.cmd.doctor import denials
+from nova_ext.cmd.doctor import attachments, denials
 from nova_ext.cmd.doctor.finding import Finding, ok, unknown, wrong
 
 _TIMEOUT_SECONDS = 5.0
@@ -51,6 +51,8 @@ def check_libvirt(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         return
     yield ok('libvirt', f'{uri} answers, and has {len(volumes)} volumes')
     yield from denials.check(volumes)
+    if conf.nova_ext_agent.reports == 'cinder':
+        yield from attachments.check(conf, volumes)
     files = _files(volumes)
     if not files:
         return
@@ -119,8 +121,8 @@ def may(path: str, write: bool, who: tuple[int, int]) -> bool:
 def _files(volumes: dict[str, Any]) -> dict[str, bool]:
     """The files of the chains: path → whether it is the active layer."""
     found: dict[str, bool] = {}
-    for attachments in volumes.values():
-        for attachment in attachments:
+    for places in volumes.values():
+        for attachment in places:
             for depth, layer in enumerate(attachment.disk.layers):
                 if layer.path:
                     found[layer.path] = depth == 0
