@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures that the last line of a run has, and our filter in Nova."""
+"""The figures that the last line of a run has, our filter in Nova, and a Nova
+with a hypervisor and our agent.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fixtures.host import short_directory
+from tests.fixtures.libvirt import PrivateLibvirtd
 from tests.fixtures.nova_plugin import paste_with, plugin_virtualenv
+from tests.nova.agents import ADMIN, REPLY_WAIT, Agent, cinder_options
+from tests.nova.client import Client
 from tests.nova.parity import Count
 
 if TYPE_CHECKING:
     # Imported before pytest_plugins are, it would bring a warning.
     from tests.fixtures.nova import Nova, NovaAPI
+    from tests.fixtures.nova_cloud import Cloud, Server
+    from tests.fixtures.rabbitmq import RabbitMQ
 
 # As README.rst has them.
 NAME, FILTER = 'assisted_volume_snapshots', 'use = egg:nova_ext#nova'
@@ -46,6 +54,57 @@ def mounted(plugin: Path, paste: Path, nova: Nova) -> Iterator[NovaAPI]:
     """Nova's API with our filter, whose options are as by default."""
     with nova.serving(paste, tokens=nova.tokens(), bin=plugin) as api:
         yield api
+
+
+@pytest.fixture(scope='session')
+def cloud(nova: Nova, rabbitmq: RabbitMQ) -> Iterator[Cloud]:
+    """A Nova with a hypervisor."""
+    # Imported before pytest_plugins are, it would bring a warning.
+    from tests.fixtures.nova_cloud import Cloud
+
+    with (
+        short_directory() as directory,
+        short_directory() as sockets,
+        PrivateLibvirtd(sockets) as libvirtd,
+        Cloud(directory, nova, libvirtd, rabbitmq).running() as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope='session')
+def api(cloud: Cloud, paste: Path, plugin: Path) -> Iterator[Client]:
+    """An administrator at nova-api, where our filter asks agents."""
+    options = {
+        'nova_ext.compute_api': 'rpc',
+        'nova_ext_agent.reply_wait': REPLY_WAIT,
+        **{
+            f'nova_ext_cinder.{k}': v for k, v in cinder_options(cloud).items()
+        },
+    }
+    tokens = cloud.nova.tokens()
+    with cloud.nova.serving(paste, options, tokens, plugin) as served:
+        yield Client(served.url, ADMIN)
+
+
+@pytest.fixture(scope='session')
+def agent(cloud: Cloud, plugin: Path) -> Iterator[Agent]:
+    """The agent of the hypervisor."""
+    with short_directory() as directory:
+        agent = Agent(cloud, plugin, directory)
+        agent.start()
+        try:
+            yield agent
+        finally:
+            agent.stop()
+
+
+@pytest.fixture
+def server(cloud: Cloud, agent: Agent, api: Client) -> Server:
+    """An instance that Nova started, from its volume."""
+    server = cloud.create_server()
+    server.act(api, 'active', os_start=None)
+    assert server.chain() == [server.volume.name]
+    return server
 
 
 # Outside of all others: the root's prints a last line, too.
