@@ -106,7 +106,9 @@ class Engine:
     def _reported(self, run: Run, verdict: Verdict) -> float:
         """What follows from what Cinder said."""
         if verdict is Verdict.CLAIMED and run.job.overlay:
-            self._reports.compare(run.job)
+            # NOTE: a later job may have changed the file meanwhile.
+            if self._journal.later(run.job) is None:
+                self._reports.compare(run.job)
         with run.lock:
             if run.asked_again and verdict is Verdict.GAVE_UP:
                 verdict = Verdict.OVERTAKEN

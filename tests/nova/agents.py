@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 ADMIN = 'token-of-an-admin'
 HARD = {'type': 'HARD'}
-
-
 # The same for API and agent.
 REPLY_WAIT = 10
 
