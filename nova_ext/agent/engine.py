@@ -278,7 +278,8 @@ class Engine:
         run.attempts = run.attempts + 1 if same else 0
         working = (job.state, action) == (State.RUNNING, Action.LOOK)
         if job != run.job:
-            self._journal.update(job)
+            durable = not agent_job.repeats(run.job, job)
+            self._journal.update(job, durable)
             if job.state is not run.job.state:
                 LOG.info('Now %s', agent_job.describe(job))
         run.job, run.action = job, action

@@ -45,6 +45,16 @@ TOUCHING = frozenset(
     {State.PENDING, State.RUNNING, State.VERIFYING, State.REFRESHING}
 )
 
+# What is done in the first of two is done again, to the same end, where the
+# second was not known to be reached: a look, and a report.
+_REPEATED = frozenset(
+    {
+        (State.RUNNING, State.VERIFYING),
+        (State.VERIFYING, State.RUNNING),
+        (State.REPORTING, State.CONFIRMING),
+    }
+)
+
 _STAND_INS = uuid.UUID('3f4a3c52-6d0f-5e0b-9a53-1f7c2f0a6f55')
 
 
@@ -161,6 +171,12 @@ class Job:
     def to(self, state: State, **changes: Any) -> Job:
         """This job in another state."""
         return dataclasses.replace(self, state=state, **changes)
+
+
+def repeats(before: Job, after: Job) -> bool:
+    """Whether who forgets `after`, and goes on at `before`, does no harm."""
+    alike = dataclasses.replace(after, state=before.state) == before
+    return alike and (before.state, after.state) in _REPEATED
 
 
 def describe(job: Job) -> str:

@@ -43,7 +43,12 @@ _UPDATE = (
     'UPDATE jobs SET snapshot_id = ?, volume_id = ?, operation = ?, state = ?,'
     ' updated_at = ?, document = ? WHERE id = ?'
 )
-_COLUMNS = ('snapshot_id', 'volume_id', 'operation', 'state')
+_COLUMNS = ('identity', 'snapshot_id', 'volume_id', 'operation', 'state')
+_DOCUMENT = tuple(
+    field.name
+    for field in dataclasses.fields(agent_job.Job)
+    if field.name not in _COLUMNS
+)
 
 
 class NewerJournal(RuntimeError):
@@ -97,10 +102,20 @@ class Journal:
             )
         return dataclasses.replace(job, identity=cursor.lastrowid)
 
-    def update(self, job: agent_job.Job) -> None:
-        """Write what has become of a job."""
+    def update(self, job: agent_job.Job, durable: bool = True) -> None:
+        """Write what has become of a job.
+
+        :param durable: return when it survives a power cut; else it survives
+            the end of this process, and a power cut with the next that does
+        """
         with self._lock:
-            self._database.execute(_UPDATE, (*_row(job), job.identity))
+            if not durable:
+                self._database.execute('PRAGMA synchronous = NORMAL')
+            try:
+                self._database.execute(_UPDATE, (*_row(job), job.identity))
+            finally:
+                if not durable:
+                    self._database.execute('PRAGMA synchronous = FULL')
 
     def update_all(self, jobs: Sequence[agent_job.Job]) -> None:
         """Write what has become of jobs: of all of them, or of none."""
@@ -218,10 +233,7 @@ def _in(states: Iterable[agent_job.State]) -> str:
 
 
 def _row(job: agent_job.Job) -> tuple[str, str, str, str, float, str]:
-    document = dataclasses.asdict(job)
-    del document['identity']
-    for column in _COLUMNS:
-        del document[column]
+    document = {name: getattr(job, name) for name in _DOCUMENT}
     return (
         job.snapshot_id,
         job.volume_id,

@@ -104,9 +104,9 @@ class Journal(journal.Journal):
         self._states[job.identity] = job.state
         return job
 
-    def update(self, job: Job) -> None:
+    def update(self, job: Job, durable: bool = True) -> None:
         """See :class:`nova_ext.agent.journal.Journal`."""
-        super().update(job)
+        super().update(job, durable)
         before = self._states.get(job.identity)
         if before is None:
             # NOTE: what an operator makes of a job that is over is no second

@@ -14,7 +14,7 @@ from typing import Any
 _FLAGS = ('merged', 'flushed', 'released', 'cancelled')
 
 
-def journal_label(_: object, job: Any) -> str:
+def journal_label(_: object, job: Any, durable: bool = True) -> str:
     """A name for a write of the journal."""
     flags = [flag for flag in _FLAGS if getattr(job, flag, False)]
     if job.succeeded is False:

@@ -81,6 +81,26 @@ def test_it_is_durable_and_has_a_version(path: pathlib.Path) -> None:
     assert pragma('PRAGMA user_version').fetchone() == (1,)
 
 
+def test_what_need_not_be_durable_is_written_all_the_same(
+    path: pathlib.Path,
+) -> None:
+    journal = Journal(path)
+    job = journal.add(jobs.create())
+    said: list[str] = []
+    journal._database.set_trace_callback(said.append)
+    journal.update(job.to(State.RUNNING))
+    journal.update(job.to(State.VERIFYING), durable=False)
+    names = [
+        words.partition(' snapshot_id')[0]
+        for words in said
+        if words.startswith(('PRAGMA', 'UPDATE'))
+    ]
+    full, normal = (f'PRAGMA synchronous = {n}' for n in ('FULL', 'NORMAL'))
+    write = 'UPDATE jobs SET'
+    assert names == [write, normal, write, full]
+    assert Journal(path).unfinished() == [job.to(State.VERIFYING)]
+
+
 def test_a_later_releases_journal_is_left_alone(path: pathlib.Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute('PRAGMA user_version = 2')

@@ -286,6 +286,24 @@ def test_each_step_is_on_disk_before_it_is_done(engine: Engine) -> None:
     engine.wait_for(lambda: engine.manager.status()['running'] == 0)
 
 
+def test_a_power_cut_leaves_what_was_asked_for_and_what_came_of_it(
+    engine: Engine,
+) -> None:
+    durable: list[tuple[str, int]] = []
+    update = engine.journal.update
+
+    def spy(job: Job, surely: bool = True) -> None:
+        update(job, surely)
+        if surely:
+            durable.append((job.state.value, len(engine.seen)))
+
+    with mock.patch.object(engine.journal, 'update', spy):
+        engine.create()
+        engine.wait_for(lambda: engine.manager.status()['running'] == 0)
+    assert engine.done() == ['fence', 'start', 'look', 'done', 'confirm']
+    assert durable == [('RUNNING', 1), ('REPORTING', 3), ('DONE', 5)]
+
+
 def test_the_answer_comes_after_the_report(engine: Engine) -> None:
     engine.reports.confirm.side_effect = engine._noting(
         'confirm', Verdict.RETRY

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nova_ext.agent.job import FINAL, Job, Kind, State
+from nova_ext.agent.job import FINAL, Job, Kind, State, repeats
 from nova_ext.agent.transition import (
     Action,
     Chain,
@@ -47,6 +47,43 @@ def test_recovery_takes_up_where_the_journal_ends(
     assert (job.state, then) == (next_state, action)
     # What was not started is a failure; nothing else is decided.
     assert job.succeeded is (False if state is State.PENDING else None)
+
+
+@pytest.mark.parametrize('before', State)
+@pytest.mark.parametrize('after', State)
+def test_what_a_power_cut_takes_back_is_done_again(
+    before: State, after: State
+) -> None:
+    job = jobs.delete(state=before, succeeded=True)
+    if not repeats(job, job.to(after)):
+        return
+    actions = [recovered(job.to(state))[1] for state in (before, after)]
+    assert actions in (
+        [Action.LOOK, Action.LOOK],
+        [Action.REPORT, Action.CONFIRM],
+    )
+    # And leads where the other leads, whatever is seen or said then.
+    for chain in Chain:
+        assert looked(job, chain, 0.0) == looked(job.to(after), chain, 0.0)
+    for verdict in (Verdict.CLAIMED, Verdict.GAVE_UP):
+        assert reported(job.to(State.REPORTING), verdict, 0.0) == confirmed(
+            job.to(State.CONFIRMING), verdict, 0.0, GRACE
+        )
+    # What was learned is never taken back.
+    assert not repeats(job, job.to(after, reason='libvirt said no'))
+
+
+def test_little_may_be_taken_back() -> None:
+    pairs = itertools.product(State, repeat=2)
+    assert {
+        pair
+        for pair in pairs
+        if repeats(jobs.create(state=pair[0]), jobs.create(state=pair[1]))
+    } == {
+        (State.RUNNING, State.VERIFYING),
+        (State.VERIFYING, State.RUNNING),
+        (State.REPORTING, State.CONFIRMING),
+    }
 
 
 # chain, late, settled → state, action, succeeded
