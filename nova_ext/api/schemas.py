@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """What requests and answers of this resource look like, and the check of it.
 
-Schemas are data; the validators are compiled once, when this module is
-loaded. What a request means is the controller's business.
+Schemas are data; what accepts is compiled once, when this module is loaded,
+and what words a refusal when there is one: jsonschema takes as long to load as
+a tenth of all else. What a request means is the controller's business.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
-from typing import Any
-
-import jsonschema
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from nova_ext import exception
 from nova_ext.api import acceptor
+
+if TYPE_CHECKING:
+    import jsonschema
 
 # NOTE: enough of a value to recognise it by; the body may be 112 KiB.
 _SHOWN = 1024
@@ -35,16 +39,12 @@ _NOT_PLAIN = re.compile(
     r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
 )
 
-_formats = jsonschema.FormatChecker(formats=())
 
-
-@_formats.checks('plain-text')
 def is_plain_text(value: object) -> bool:
     """Whether a string can be stored, logged and sent anywhere as it is."""
     return not isinstance(value, str) or not _NOT_PLAIN.search(value)
 
 
-@_formats.checks('file-name')
 def is_file_name(value: object) -> bool:
     """Whether a string is one plain path component (contract W12)."""
     if not isinstance(value, str):
@@ -56,6 +56,8 @@ def is_file_name(value: object) -> bool:
         and len(value.encode()) <= 255
     )
 
+
+_FORMATS = {'plain-text': is_plain_text, 'file-name': is_file_name}
 
 # NOTE: the order of keys decides which of several errors is reported; it is
 # Nova's, for the sake of equal messages.
@@ -160,6 +162,17 @@ def _relaxed(schema: dict[str, Any]) -> dict[str, Any]:
     return relaxed
 
 
+@functools.cache
+def format_checker() -> jsonschema.FormatChecker:
+    """The formats that the schemas name, for jsonschema."""
+    import jsonschema
+
+    formats = jsonschema.FormatChecker(formats=())
+    for name, check in _FORMATS.items():
+        formats.checks(name)(check)
+    return formats
+
+
 class Validator:
     """A schema, compiled, with those of its properties.
 
@@ -167,9 +180,7 @@ class Validator:
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
-        self.accept = acceptor.acceptor(
-            schema, {'plain-text': is_plain_text, 'file-name': is_file_name}
-        )
+        self.accept = acceptor.acceptor(schema, _FORMATS)
         self._fields = {
             name: Validator(part)
             for name, part in schema.get('properties', {}).items()
@@ -177,8 +188,16 @@ class Validator:
         # NOTE: the properties are looked at one by one, before what else the
         # schema says of an object.
         mine = {**schema, 'properties': dict.fromkeys(self._fields, True)}
-        self._errors = jsonschema.Draft202012Validator(
-            mine if self._fields else schema, format_checker=_formats
+        self._own = mine if self._fields else schema
+
+    @functools.cached_property
+    def _errors(
+        self,
+    ) -> Callable[[object], Iterator[jsonschema.ValidationError]]:
+        import jsonschema
+
+        return jsonschema.Draft202012Validator(
+            self._own, format_checker=format_checker()
         ).iter_errors
 
     def error(

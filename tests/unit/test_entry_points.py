@@ -133,6 +133,26 @@ def test_the_plugin_loads_nothing_that_only_others_need(
     assert (run.stdout, run.stderr) == ('[]\n', '')
 
 
+def test_what_words_a_refusal_is_loaded_with_the_first(
+    tmp_path: pathlib.Path,
+) -> None:
+    run = _python(
+        'import sys\n'
+        'from nova_ext import exception\n'
+        'from nova_ext.api import app, schemas\n'
+        "info = {'snapshot_id': 's', 'type': 'qcow2', 'new_file': 'v.s'}\n"
+        "snapshot = {'volume_id': 'v', 'create_info': info}\n"
+        "schemas.create({'snapshot': snapshot})\n"
+        "print('jsonschema' in sys.modules)\n"
+        'try:\n'
+        "    schemas.create({'snapshot': {}})\n"
+        'except exception.InvalidInput:\n'
+        "    print('jsonschema' in sys.modules)\n",
+        tmp_path,
+    )
+    assert (run.stdout, run.stderr) == ('False\nTrue\n', '')
+
+
 def test_the_plugin_and_its_backend_work_without_what_others_need(
     tmp_path: pathlib.Path,
 ) -> None:

@@ -60,7 +60,7 @@ def _open(schema: dict[str, Any]) -> dict[str, Any]:
 SLOWLY = {
     name: jsonschema.Draft202012Validator(
         schema,
-        format_checker=schemas._formats,
+        format_checker=schemas.format_checker(),
     )
     for name, schema in {
         'create': schemas.CREATE,
