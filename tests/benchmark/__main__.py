@@ -21,6 +21,7 @@ from tests.benchmark import (
     picture,
     post,
     recovery,
+    running,
     served,
 )
 
@@ -31,6 +32,7 @@ _SECTIONS = {
     'footprint': footprint.measure,
     'create': create.measure,
     'merge': merge.measure,
+    'running': running.measure,
     'lookup': lookup.measure,
     'recovery': recovery.measure,
     'load': load.measure,

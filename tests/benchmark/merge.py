@@ -9,19 +9,16 @@ removes the file.
 from __future__ import annotations
 
 import json
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import libvirt
 import libvirt_qemu
 
-from nova_ext.virt.host import Host
 from tests.benchmark import rig
 from tests.benchmark.create import client
+from tests.benchmark.crowd import crowd
+from tests.benchmark.ending import Ending
 from tests.benchmark.report import Goal, Row, Section
 
 LIMIT = 1.3
@@ -32,22 +29,6 @@ _MIB = 1 << 20
 _SMALL = 64 << 10
 _WARM_UP = 1
 _CROWD = 200
-_SECONDS = 60.0
-_GUEST = """
-<domain type='qemu'>
-  <name>crowd-{number}</name>
-  <memory unit='MiB'>16</memory>
-  <os><type arch='x86_64'>hvm</type></os>
-  <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='raw'/>
-      <source file='{path}'/>
-      <target dev='vda' bus='virtio'/>
-      <serial>{serial}</serial>
-    </disk>
-  </devices>
-</domain>
-"""
 
 Way = Callable[['Merge'], float]
 
@@ -62,7 +43,7 @@ class Merge:
     def __init__(self, parts: rig.Rig, kind: str) -> None:
         self.parts = parts
         overlay = parts.overlay()
-        _switch(parts, overlay)
+        switch(parts, overlay)
         self.snapshot_id = overlay.snapshot_id
         *_, below, _ = parts.layers
         self.doomed = below
@@ -88,34 +69,13 @@ class Merge:
 class Floor:
     """The bare call, and the event of its end."""
 
-    def __init__(self, parts: rig.Rig, uri: str) -> None:
-        # Makes the loop of events, which connections before it do not have.
-        self._host = Host(uri)
-        self._connection = libvirt.open(uri)
-        self._domain = self._connection.lookupByUUIDString(parts.guest.uuid)
+    def __init__(self, parts: rig.Rig, ending: Ending) -> None:
+        self._domain = parts.domain
         self._target = parts.guest.target
-        self._ended = threading.Event()
-        self._at = 0.0
-        self._connection.domainEventRegisterAny(
-            self._domain,
-            libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
-            self._note,
-            None,
-        )
-
-    def _note(self, *details: Any) -> None:
-        at = time.monotonic()
-        if details[4] == libvirt.VIR_DOMAIN_BLOCK_JOB_COMPLETED:
-            self._at = at
-            self._ended.set()
-
-    def close(self) -> None:
-        """End both connections."""
-        self._connection.close()
-        self._host.close()
+        self._ending = ending
 
     def __call__(self, merge: Merge) -> float:
-        self._ended.clear()
+        self._ending.expect()
         started = time.monotonic()
         if merge.base is None:
             self._domain.blockRebase(self._target, None, 0, 0)
@@ -127,19 +87,28 @@ class Floor:
                 0,
                 libvirt.VIR_DOMAIN_BLOCK_COMMIT_RELATIVE,
             )
-        if not self._ended.wait(_SECONDS):
-            raise rig.MeasuringFailed('a bare merge hangs')
-        return self._at - started
+        return self._ending.wait() - started
 
 
 class Http:
-    """A DELETE to the shipped pipeline, as Cinder sends it."""
+    """A DELETE to the shipped pipeline, as Cinder sends it.
+
+    :ivar reported_at: when Cinder had the last report, by time.monotonic()
+    """
+
+    reported_at = 0.0
 
     def __init__(self, parts: rig.Rig) -> None:
         self._parts = parts
         self._service = client(parts.url)
 
     def __call__(self, merge: Merge) -> float:
+        started = self.begin(merge)
+        self.end(merge)
+        return self.reported_at - started
+
+    def begin(self, merge: Merge) -> float:
+        """Ask; when that was, by time.monotonic()."""
         cinder = self._parts.cinder
         cinder.remove_snapshot(merge.snapshot_id)
         cinder.add_snapshot(
@@ -150,17 +119,21 @@ class Http:
             f'/os-assisted-volume-snapshots/{merge.snapshot_id}',
             params={'delete_info': merge.delete_info},
         )
-        taken = cinder.reported_at(merge.snapshot_id) - started
+        return started
+
+    def end(self, merge: Merge) -> None:
+        """Wait until it is reported, and for what follows that."""
+        cinder = self._parts.cinder
+        self.reported_at = cinder.reported_at(merge.snapshot_id)
         self._parts.settle([])
-        return taken
 
 
-def _switch(parts: rig.Rig, overlay: rig.Overlay) -> None:
+def switch(parts: rig.Rig, overlay: rig.Overlay) -> None:
     parts.domain.snapshotCreateXML(parts.snapshot_xml(overlay), rig.SNAPSHOT)
     parts.check(overlay)
 
 
-def _write(parts: rig.Rig, size: int) -> None:
+def write(parts: rig.Rig, size: int) -> None:
     """Put data into the active layer, behind what the guest writes."""
     said = libvirt_qemu.qemuMonitorCommand(
         parts.domain,
@@ -184,39 +157,17 @@ def _take(
 ) -> list[list[float]]:
     """Seconds that each way took for the same merge, in turn."""
     if kind == 'commit':
-        _switch(parts, parts.overlay())
+        switch(parts, parts.overlay())
     taken: list[list[float]] = [[] for _ in ways]
     for number in range(_WARM_UP + rounds):
         for way in range(len(ways)):
             # Each way is the first as often as the others.
             chosen = (way + number) % len(ways)
-            _write(parts, size)
+            write(parts, size)
             merge = Merge(parts, kind)
             taken[chosen].append(ways[chosen](merge))
             parts.merged(merge.doomed)
     return [seconds[_WARM_UP:] for seconds in taken]
-
-
-@contextmanager
-def _crowd(parts: rig.Rig, number: int) -> Iterator[None]:
-    """So many guests more on the host, each with a process and a volume."""
-    domains = []
-    try:
-        for count in range(number):
-            path = parts.guest.directory / f'crowd-{count}'
-            path.touch(mode=0o666)
-            path.chmod(0o666)
-            xml = _GUEST.format(number=count, path=path, serial=uuid.uuid4())
-            domains.append(
-                parts.connection.createXML(
-                    xml, libvirt.VIR_DOMAIN_START_PAUSED
-                )
-            )
-        parts.look()
-        yield
-    finally:
-        for domain in domains:
-            domain.destroy()
 
 
 def measure(short: bool, others: bool) -> Section:
@@ -230,9 +181,8 @@ def measure(short: bool, others: bool) -> Section:
     rows = []
     ratios = {}
     with rig.running() as parts:
-        floor, http = Floor(parts, parts.uri), Http(parts)
-        ways: list[Way] = [floor, http]
-        try:
+        with Ending(parts) as ending:
+            ways: list[Way] = [Floor(parts, ending), Http(parts)]
             # While there is little in the volume; a pull would look at all of
             # it, and its duration is another each time.
             bare, alone = _take(parts, 'commit', _SMALL, ways, rounds)
@@ -240,7 +190,8 @@ def measure(short: bool, others: bool) -> Section:
                 Row('64 KiB commit: bare', bare),
                 Row('64 KiB commit: ours', alone),
             ]
-            with _crowd(parts, _CROWD - 1):
+            with crowd(parts.connection, parts.guest.directory, _CROWD - 1):
+                parts.look()
                 bare, crowded = _take(parts, 'commit', _SMALL, ways, rounds)
             rows += [
                 Row(f'  bare, among {_CROWD} guests', bare),
@@ -254,8 +205,6 @@ def measure(short: bool, others: bool) -> Section:
                     Row(f'{kind}: bare call until its event', bare),
                     Row(f'{kind}: DELETE until the report', ours),
                 ]
-        finally:
-            floor.close()
         machine = parts.machine
     ratio = max(ratios.values())
     growth = Row('', crowded).median / Row('', alone).median

@@ -231,10 +231,12 @@ class Rig:
         return True
 
 
-def _options(cinder: CinderProcess) -> dict[str, dict[str, Any]]:
+def _options(
+    cinder: CinderProcess, agent: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
     return {
         'nova_ext': {'auth_strategy': 'noauth'},
-        'nova_ext_agent': {'reports': 'cinder'},
+        'nova_ext_agent': {'reports': 'cinder', **agent},
         'nova_ext_cinder': {
             'auth_type': 'none',
             'endpoint': cinder.endpoint,
@@ -256,8 +258,11 @@ def _read(path: pathlib.Path) -> cfg.ConfigOpts:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Rig]:
-    """All parts, as shipped, until this context ends."""
+def running(**agent: Any) -> Iterator[Rig]:
+    """All parts, as shipped, until this context ends.
+
+    :param agent: options of the agent
+    """
     directory = pathlib.Path(tempfile.mkdtemp(prefix='nova-ext-bench-'))
     # The guest runs without root's privileges and has to get at its volume.
     directory.chmod(0o755)
@@ -267,7 +272,9 @@ def running() -> Iterator[Rig]:
         with contextlib.ExitStack() as stack:
             cinder = stack.enter_context(CinderProcess())
             served = stack.enter_context(
-                serving(directory, _options(cinder), '--private-libvirtd')
+                serving(
+                    directory, _options(cinder, agent), '--private-libvirtd'
+                )
             )
             connection = libvirt.open(served.libvirt_uri)
             stack.callback(connection.close)
