@@ -27,7 +27,7 @@ from typing import Any
 from nova_ext.agent.job import Operation, State
 from nova_ext.agent.journal import Journal
 from nova_ext.virt.sample_records import qemu_img
-from tests.benchmark import fleet
+from tests.benchmark import fleet, hypervisor
 from tests.benchmark.report import Row, Section
 from tests.benchmark.rig import MeasuringFailed
 
@@ -70,7 +70,7 @@ class Client:
     def __init__(
         self,
         parts: fleet.Fleet,
-        volumes: Sequence[fleet.Volume],
+        volumes: Sequence[hypervisor.Volume],
         end: float,
     ) -> None:
         self._parts, self._volumes, self._end = parts, volumes, end
@@ -85,7 +85,7 @@ class Client:
             if time.monotonic() > self._end or not self._cycle(volume):
                 return
 
-    def _cycle(self, volume: fleet.Volume) -> bool:
+    def _cycle(self, volume: hypervisor.Volume) -> bool:
         snapshots = []
         for _ in range(_SNAPSHOTS):
             ahead = volume.next()
@@ -98,7 +98,7 @@ class Client:
         return True
 
     def _create(
-        self, volume: fleet.Volume, snapshot_id: str, path: pathlib.Path
+        self, volume: hypervisor.Volume, snapshot_id: str, path: pathlib.Path
     ) -> None:
         self._parts.cinder.add_snapshot(snapshot_id, volume.id)
         info = {
@@ -110,7 +110,7 @@ class Client:
         self._ask('POST', snapshot_id, _PATH, json.dumps(body))
         volume.layers.append(path)
 
-    def _delete(self, volume: fleet.Volume, snapshot_id: str) -> None:
+    def _delete(self, volume: hypervisor.Volume, snapshot_id: str) -> None:
         *below, name = (path.name for path in volume.layers[:2])
         is_active = len(volume.layers) == _SNAPSHOTS
         info = {
@@ -198,7 +198,7 @@ def _account(parts: fleet.Fleet, answers: Sequence[Answer]) -> None:
 
 
 def _journalled(
-    host: fleet.Host, done: collections.Counter[tuple[str, str]]
+    host: hypervisor.Host, done: collections.Counter[tuple[str, str]]
 ) -> list[str]:
     """Count what a journal has, and tell what is no success in it."""
     methods = {Operation.CREATE: 'POST', Operation.DELETE: 'DELETE'}
@@ -209,7 +209,7 @@ def _journalled(
     return [f'{job}' for job in jobs if job.state is not State.DONE]
 
 
-def _is_whole(volume: fleet.Volume) -> bool:
+def _is_whole(volume: hypervisor.Volume) -> bool:
     with tempfile.TemporaryDirectory() as directory:
         raw = pathlib.Path(directory) / 'raw'
         qemu_img('convert', '-O', 'raw', str(volume.layers[-1]), str(raw))
@@ -278,8 +278,8 @@ def _section(
     statuses = collections.Counter(answer.status for answer in answers)
     return Section(
         title=f'load: {_CLIENTS} clients, {fleet.WORKERS} API workers with '
-        f'{fleet.THREADS} threads, {fleet.HOSTS} agents with {fleet.VOLUMES} '
-        'volumes each; ms',
+        f'{fleet.THREADS} threads, {fleet.HOSTS} agents with '
+        f'{hypervisor.VOLUMES} volumes each; ms',
         rows=rows,
         notes=[
             f'{os.cpu_count()} CPUs, load before {load:.1f}',

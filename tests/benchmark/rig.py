@@ -231,9 +231,7 @@ class Rig:
         return True
 
 
-def _options(
-    cinder: CinderProcess, agent: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
+def _options(cinder: CinderProcess, **agent: Any) -> dict[str, dict[str, Any]]:
     return {
         'nova_ext': {'auth_strategy': 'noauth'},
         'nova_ext_agent': {'reports': 'cinder', **agent},
@@ -271,10 +269,9 @@ def running(**agent: Any) -> Iterator[Rig]:
     try:
         with contextlib.ExitStack() as stack:
             cinder = stack.enter_context(CinderProcess())
+            options = _options(cinder, **agent)
             served = stack.enter_context(
-                serving(
-                    directory, _options(cinder, agent), '--private-libvirtd'
-                )
+                serving(directory, options, '--private-libvirtd')
             )
             connection = libvirt.open(served.libvirt_uri)
             stack.callback(connection.close)
