@@ -17,7 +17,7 @@ from nova_ext.agent.job import Job, Kind
 from nova_ext.virt import image, stand_in
 
 if TYPE_CHECKING:
-    from nova_ext.virt import guest, host
+    from nova_ext.virt import host
 
 LOG = logging.getLogger(__name__)
 
@@ -131,12 +131,12 @@ class Hypervisor:
         :raises: :class:`nova_ext.exception.NovaExtException`; whatever it
             says, only a look tells what was done
         """
+        if job.kind is Kind.OVERLAY:
+            self._switch(job)
+            return
         found = self._host.guest(job.instance_id)
         if found is None:
             raise exception.VolumeNotAttached(volume_id=job.volume_id)
-        if job.kind is Kind.OVERLAY:
-            self._switch(job, found)
-            return
         if job.stored:
             name = f'nova-ext-{job.worker_id}'
             try:
@@ -220,8 +220,11 @@ class Hypervisor:
             return False
         return True
 
-    def _switch(self, job: Job, found: guest.Guest) -> None:
-        domain = found.describe()
+    def _switch(self, job: Job) -> None:
+        described = self._host.described(job.instance_id)
+        if described is None:
+            raise exception.VolumeNotAttached(volume_id=job.volume_id)
+        found, domain = described
         others = [
             disk.target for disk in domain.disks if disk.target != job.target
         ]

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 def look(job: Job, virt_host: host.Host, files: image.Files) -> Chain:
     """The chain of a job now. Doubts, whatever their cause, are UNKNOWN."""
     try:
-        found = virt_host.guest(job.worker_id)
-        if found is None and job.worker_id != job.instance_id:
-            found = virt_host.guest(job.instance_id)
-        disk = _disk(job, found) if found else None
+        described = virt_host.described(job.worker_id)
+        if described is None and job.worker_id != job.instance_id:
+            described = virt_host.described(job.instance_id)
+        found, domain = described or (None, None)
+        disk = _disk(job, domain) if domain else None
         has_process = bool(found and found.has_process())
         if found and disk and has_process:
             if job.kind is Kind.ACTIVE and disk.committed == job.after[0]:
@@ -57,10 +58,10 @@ def _next_start(job: Job, found: guest.Guest) -> Chain:
     return Chain.AFTER
 
 
-def _disk(job: Job, found: guest.Guest) -> chain.Disk | None:
+def _disk(job: Job, domain: chain.Domain) -> chain.Disk | None:
     # A stand-in is made for the disk, which has no serial there.
-    serial = job.volume_id if found.uuid == job.instance_id else None
-    for disk in found.describe().disks:
+    serial = job.volume_id if domain.uuid == job.instance_id else None
+    for disk in domain.disks:
         if (disk.serial, disk.target) == (serial, job.target):
             return disk
     return None

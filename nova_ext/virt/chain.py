@@ -116,7 +116,9 @@ def parse(xml: str) -> Domain:
             if element.find('target') is not None
         ),
         agent=(None if agent is None else agent.get('state', 'disconnected')),
-        of_nova=any(element.tag.startswith(_NOVA) for element in root.iter()),
+        # NOTE: a look at each element costs as much as all else here.
+        of_nova=_NOVA[1:] in xml
+        and any(element.tag.startswith(_NOVA) for element in root.iter()),
     )
 
 

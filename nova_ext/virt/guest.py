@@ -148,7 +148,10 @@ class Guest:
         """Which process that is: another one after each start."""
         # NOTE: libvirt counts from 1 again when the host was started anew.
         with open('/proc/sys/kernel/random/boot_id') as file:
-            return f'{file.read().strip()} {self._domain.ID()}'
+            boot = file.read().strip()
+        # NOTE: a handle keeps the number that there was when it was made.
+        lookup = self._domain.connect().lookupByUUIDString
+        return f'{boot} {self._call(lookup, self.uuid).ID()}'
 
     def has_managed_save(self) -> bool:
         """Whether its memory is saved in a file that names its disks."""

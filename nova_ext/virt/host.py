@@ -98,6 +98,9 @@ class Host:
         self._serials: dict[str, frozenset[str]] = {}
         self._holders: dict[str, set[str]] = {}
         self._stale: set[str] = set()
+        # NOTE: whatever else a handle holds, libvirt goes by the UUID in it,
+        # so that it serves until there is no such guest any more.
+        self._handles: dict[str, libvirt.virDomain] = {}
         _start_events()
 
     def close(self) -> None:
@@ -116,6 +119,7 @@ class Host:
             with contextlib.suppress(libvirt.libvirtError):
                 self._connection.domainEventDeregisterAny(event)
         self._events.clear()
+        self._handles.clear()
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.close()
         self._connection = None
@@ -149,6 +153,34 @@ class Host:
         """
         domain = self._domain(self.connect(), uuid)
         return None if domain is None else virt_guest.Guest(domain, self.uri)
+
+    def described(
+        self, uuid: str
+    ) -> tuple[virt_guest.Guest, chain.Domain] | None:
+        """The same, and its definition as it is now.
+
+        :raises: :class:`nova_ext.exception.HypervisorUnavailable`,
+            :class:`nova_ext.exception.HypervisorError`
+        """
+        return self._described(self.connect(), uuid)
+
+    def _described(
+        self, connection: libvirt.virConnect, uuid: str
+    ) -> tuple[virt_guest.Guest, chain.Domain] | None:
+        domain = self._handles.get(uuid)
+        if domain is None:
+            domain = self._domain(connection, uuid)
+            if domain is None:
+                return None
+            self._handles[uuid] = domain
+        guest = virt_guest.Guest(domain, self.uri)
+        try:
+            return guest, guest.describe()
+        except exception.NovaExtException as error:
+            self._handles.pop(uuid, None)
+            if error.kwargs.get('code') == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
 
     def start_paused(self, xml: str) -> virt_guest.Guest:
         """Start a guest that has no stored definition; it does not run.
@@ -224,11 +256,10 @@ class Host:
     ) -> list[Attachment]:
         found = []
         for uuid in self._holders.get(volume_id, ()):
-            domain = self._domain(connection, uuid)
-            if domain is None:
+            known = self._described(connection, uuid)
+            if known is None:
                 continue
-            guest = virt_guest.Guest(domain, self.uri)
-            described = guest.describe()
+            guest, described = known
             found += [
                 Attachment(guest, described, disk)
                 for disk in described.disks
@@ -271,6 +302,7 @@ class Host:
             if not self._holders[serial]:
                 del self._holders[serial]
         if domain is None:
+            self._handles.pop(uuid, None)
             return
         try:
             described = virt_guest.Guest(domain, self.uri).describe()

@@ -69,7 +69,7 @@ READS = {
     },
     'nova_ext.virt.host:Host': {
         *('close', 'connect', 'guest', 'attachments', 'volumes'),
-        *('of_nova', 'qemu_user'),
+        *('described', 'of_nova', 'qemu_user'),
     },
     'nova_ext.agent.reporter:Reporter': {'compare', 'witness'},
 }

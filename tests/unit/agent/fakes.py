@@ -166,6 +166,10 @@ class Host:
                 return guest
         return None
 
+    def described(self, uuid: str) -> tuple[Guest, chain.Domain] | None:
+        guest = self.guest(uuid)
+        return None if guest is None else (guest, guest.describe())
+
     def start_paused(self, xml: str) -> Guest:
         self.connect()
         root = ElementTree.fromstring(xml)
