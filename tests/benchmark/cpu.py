@@ -3,7 +3,24 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import time
+
+_CREDENTIALS = struct.Struct('3i')
+
+
+def listener(path: str) -> int:
+    """Process id of who listens on a UNIX socket.
+
+    :raises: OSError
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        credentials = connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+        )
+    return _CREDENTIALS.unpack(credentials)[0]
 
 
 def seconds(pid: int) -> float:

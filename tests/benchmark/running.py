@@ -8,8 +8,6 @@ the agent's CPU time while QEMU is at work, of which it does nothing itself.
 
 from __future__ import annotations
 
-import socket
-import struct
 import time
 
 from tests.benchmark import cpu, merge, rig
@@ -22,17 +20,6 @@ _HOUR_LIMIT = 36.0
 _HOUR = 3600.0
 _SMALL = 64 << 10
 _WARM_UP = 2
-_CREDENTIALS = struct.Struct('3i')
-
-
-def _agent(parts: rig.Rig) -> int:
-    """Process id of the agent: of who listens on its socket."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(parts.compute.conf.nova_ext_agent.socket)
-        credentials = connection.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
-        )
-    return _CREDENTIALS.unpack(credentials)[0]
 
 
 def _delays(
@@ -53,7 +40,7 @@ def _delays(
 
 def _while_running(parts: rig.Rig, seconds: float) -> tuple[float, float]:
     """Seconds of the agent's CPU time in an hour: idle, and with a merge."""
-    pid = _agent(parts)
+    pid = cpu.listener(parts.compute.conf.nova_ext_agent.socket)
 
     def measured() -> float:
         before = cpu.seconds(pid)
