@@ -116,9 +116,7 @@ def parse(xml: str) -> Domain:
             if element.find('target') is not None
         ),
         agent=(None if agent is None else agent.get('state', 'disconnected')),
-        # NOTE: a look at each element costs as much as all else here.
-        of_nova=_NOVA[1:] in xml
-        and any(element.tag.startswith(_NOVA) for element in root.iter()),
+        of_nova=any(element.tag.startswith(_NOVA) for element in root.iter()),
     )
 
 

@@ -47,6 +47,8 @@ def draw(sections: Sequence[Section | Matrix], path: Path) -> None:
         axis.axvline(1, color='black', linewidth=0.8)
         axis.set_title(section.title.partition(':')[0], loc='left', fontsize=9)
         axis.set_xscale('log')
+        axis.xaxis.set_major_formatter('{x:g}')
+        axis.xaxis.set_minor_formatter('')
         axis.tick_params(labelsize=7)
         axis.invert_yaxis()
         axis.margins(x=0.15)
