@@ -6,6 +6,7 @@ At SIGHUP it reads again the options that may change while it runs.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 import sys
@@ -14,7 +15,6 @@ from oslo_config import cfg
 
 from nova_ext import cinder, exception
 from nova_ext import conf as nova_ext_conf
-from nova_ext.agent import service
 
 LOG = logging.getLogger(__name__)
 
@@ -23,6 +23,12 @@ def main() -> int:
     """Run the agent; exit status 1 if it can't start."""
     # NOTE: it has just begun to read what it would be told to read again.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        service = importlib.import_module('nova_ext.agent.service')
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f'nova-ext-agent cannot start: {error}. Install nova_ext[libvirt].'
+        )
     # NOTE: that of the process is Nova's, where Nova is asked.
     conf = cfg.ConfigOpts()
     cinder.register_opts(conf)
@@ -38,9 +44,12 @@ def main() -> int:
         service.StartFailed,
         exception.NovaExtException,
     ) as error:
-        LOG.error('nova-ext-agent cannot start: %s', error)
-        return 1
-    return 0
+        failure = str(error)
+    else:
+        return 0
+    # NOTE: where an exception is handled, oslo.log says once more what it is.
+    LOG.error('nova-ext-agent cannot start: %s', failure)
+    return 1
 
 
 if __name__ == '__main__':

@@ -209,8 +209,10 @@ def main() -> int:
         exception.NovaExtException,
         private.LibvirtdUnavailable,
     ) as error:
-        LOG.error('nova-ext-serve cannot start: %s', error)
-        return 1
+        failure = str(error)
+    # NOTE: where an exception is handled, oslo.log says once more what it is.
+    LOG.error('nova-ext-serve cannot start: %s', failure)
+    return 1
 
 
 if __name__ == '__main__':

@@ -67,11 +67,20 @@ class ComputeAPI(abc.ABC):
 def load(conf: cfg.ConfigOpts) -> ComputeAPI:
     """The backend that ``[nova_ext] compute_api`` names.
 
-    :raises: stevedore.exception.NoMatches for a name that no entry point has
+    :raises: stevedore.exception.NoMatches for a name that no entry point has;
+        oslo_config.cfg.Error where what the backend needs is not installed
     """
-    return driver.DriverManager(
-        NAMESPACE,
-        conf.nova_ext.compute_api,
-        invoke_on_load=True,
-        invoke_args=(conf,),
-    ).driver
+    name = conf.nova_ext.compute_api
+    try:
+        return driver.DriverManager(
+            NAMESPACE, name, invoke_on_load=True, invoke_args=(conf,)
+        ).driver
+    except ModuleNotFoundError as error:
+        mend = (
+            'Install nova_ext[rpc]'
+            if name == 'rpc'
+            else 'Run this in the Python environment that has it'
+        )
+        raise cfg.Error(
+            f'[nova_ext] compute_api is {name}, and {error}. {mend}.'
+        ) from error

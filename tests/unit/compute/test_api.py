@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from oslo_config import cfg
 from stevedore import exception as stevedore_exception
 
 from nova_ext.agent import wire
@@ -26,6 +27,25 @@ def test_the_option_names_the_backend() -> None:
 def test_an_unknown_backend_is_said_to_be() -> None:
     with configured({'nova_ext.compute_api': 'abacus'}) as conf:
         with pytest.raises(stevedore_exception.NoMatches, match='abacus'):
+            api.load(conf)
+
+
+@pytest.mark.parametrize(
+    ('backend', 'module', 'mend'),
+    [
+        ('rpc', 'oslo_messaging', r'Install nova_ext\[rpc\]\.'),
+        ('nova', 'nova', 'in the Python environment that has it'),
+    ],
+)
+def test_a_backend_that_lacks_something_says_what_mends_it(
+    backend: str, module: str, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(sys.modules):
+        if name.startswith((f'nova_ext.compute.{backend}', 'nova_ext.bus')):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with configured({'nova_ext.compute_api': backend}) as conf:
+        with pytest.raises(cfg.Error, match=f'{backend}, and .*{mend}'):
             api.load(conf)
 
 
