@@ -8,10 +8,13 @@ not listed, and what is listed and does not differ, is a failure.
 
 from __future__ import annotations
 
+import pathlib
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fixtures.gabbi_run import FILES as PATHS
+from tests.fixtures.gabbi_run import gabbi_run
 from tests.functional.fixtures import ENVIRONMENT
 from tests.nova.client import Client
 from tests.nova.parity import FILES, Count, listed, run
@@ -71,6 +74,17 @@ def test_differences(
         for name, answer in unlisted.items()
     )
     assert expected.keys() <= differing.keys(), 'these do not differ'
+
+
+def test_gabbi_run_finds_nothing_where_nothing_is_listed(
+    nova: Nova, plain_nova: NovaAPI, environment: dict[str, str]
+) -> None:
+    """As a user runs the files against a cloud without us."""
+    lists = listed(nova.release, 'pipeline', 'resource')
+    files = [path for path in PATHS if pathlib.Path(path).stem not in lists]
+    assert len(files) > 3
+    run = gabbi_run(plain_nova.url, files, environment)
+    assert run.returncode == 0, run.stdout
 
 
 def test_every_listed_file_is_run(nova: Nova) -> None:
