@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each client of the page does what the page says, as it stands there."""
+"""Each client of the page does what the page says, as it stands there, and so
+does the command in os-assisted-volume-snapshots.inc.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -14,6 +17,7 @@ import pytest
 
 from tests.fixtures.app import RecordingAPI
 from tests.fixtures.listening import listening
+from tests.fixtures.pages import blocks
 from tests.functional import fixtures
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -74,3 +78,30 @@ def test_it_makes_a_snapshot_and_deletes_it(name: str) -> None:
     # What the page says of Tempest.
     rest = {} if name == 'Tempest' else merge
     assert delete_info == {'volume_id': NAMES['VOLUME'], **rest}
+
+
+def test_the_command_of_the_reference_deletes_it() -> None:
+    page = 'os-assisted-volume-snapshots.inc'
+    (block,) = (b for b in blocks() if b.page == page and '$ curl' in b.text)
+    samples = ROOT / 'api-ref' / 'source' / 'samples' / page[:-4]
+    with fixtures.Keystone().running() as app, listening(app) as url:
+        run = subprocess.run(
+            [*RUN['bash'], block.text.replace('$ curl', 'curl --fail')],
+            cwd=samples,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={
+                **os.environ,
+                'COMPUTE': url,
+                'TOKEN': fixtures.ENVIRONMENT['NOVA_EXT_TOKEN'],
+                'PROJECT': fixtures.PROJECT_ID,
+                'SNAPSHOT': NAMES['SNAPSHOT'],
+                'NO_PROXY': '*',
+            },
+        )
+        assert run.returncode == 0, run.stderr
+        (deleted,) = RecordingAPI.calls
+    sent = (samples / 'delete-info-commit.json').read_text()
+    assert deleted.method == 'delete'
+    assert deleted.arguments[2] == json.loads(sent)

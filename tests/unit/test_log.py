@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import logging
 import pathlib
+import subprocess
 import sys
 from typing import Any
 
@@ -109,3 +110,25 @@ def test_it_is_what_a_process_logs_with(tmp_path: pathlib.Path) -> None:
         assert log.Formatter not in kinds
     finally:
         root.handlers[:], root.level = before
+
+
+@pytest.mark.parametrize(
+    ('option', 'output'), [('', 'stdout'), ('use_stderr = true', 'stderr')]
+)
+def test_without_a_file_it_goes_where_the_page_says(
+    option: str, output: str, tmp_path: pathlib.Path
+) -> None:
+    config = tmp_path / 'nova_ext.conf'
+    config.write_text(f'[DEFAULT]\n{option}\n')
+    script = (
+        'import logging\n'
+        'from oslo_config import cfg\n'
+        'from nova_ext import conf\n'
+        f'conf.setup(cfg.CONF, [], [{str(config)!r}])\n'
+        'logging.getLogger("nova_ext").info("a line")\n'
+    )
+    run = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True
+    )
+    for name in ('stdout', 'stderr'):
+        assert getattr(run, name).count('a line') == (name == output)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands behind the commands and figures of README.rst and the API
+reference: a test that runs them, or why none can; a command that prints them.
+
+A command or figure that is not here fails test_documents.py.
+"""
+
+from __future__ import annotations
+
+# Page, first line of the block → test that reads the block from the page.
+RUN = {
+    (
+        'README.rst',
+        'sh .ci/setup && .venv/bin/tox -e demo',
+    ): 'tests/unit/test_readme.py',
+    (
+        'README.rst',
+        'sh .ci/setup && .venv/bin/tox',
+    ): 'tests/unit/test_readme.py',
+    (
+        'clients.rst',
+        'curl --silent --show-error --fail-with-body --user '
+        '"$USERNAME:$PASSWORD" \\',
+    ): 'tests/clients/test_clients.py',
+    ('clients.rst', 'import os'): 'tests/clients/test_clients.py',
+    ('clients.rst', 'import json'): 'tests/clients/test_clients.py',
+    ('clients.rst', 'import base64'): 'tests/clients/test_clients.py',
+    (
+        'deployment.rst',
+        '$ gunicorn --bind 127.0.0.1:8774 --workers 2 --threads 8 '
+        '--timeout 330 \\',
+    ): 'tests/deploy/servers.py',
+    (
+        'fleet.rst',
+        'rabbitmqctl set_permissions -p nova_ext nova_ext_api \\',
+    ): 'tests/integration/test_bus_access.py',
+    (
+        'gabbi.rst',
+        'export NOVA_EXT_LARGEST="$(printf \'x%.0s\' $(seq 114688))"',
+    ): 'tests/functional/test_gabbi_page.py',
+    (
+        'os-assisted-volume-snapshots.inc',
+        '$ curl --get --request DELETE \\',
+    ): 'tests/clients/test_clients.py',
+}
+
+# Page, first line of the block → why no test runs it.
+NOT_RUN = {
+    (
+        'README.rst',
+        'pip install nova_ext              # the plugin alone',
+    ): 'from an index; tests/package/test_extras.py installs the same wheel',
+    (
+        'README.rst',
+        'export NOVA_EXT_NOVA_RELEASE=32.2.1 NOVA_EXT_NOVA_EVENTLET=1',
+    ): 'another release of Nova, for half an hour: by hand for each release',
+    (
+        'README.rst',
+        "pip install 'gabbi>=4.0'",
+    ): 'HOST is of the reader; tests/functional/test_gabbi_page.py runs more',
+    (
+        'README.rst',
+        'python3 -m venv .venv',
+    ): 'all of "quick" within "quick"; .ci/run has its tests',
+    (
+        'README.rst',
+        '.venv/bin/tox -e quick -- -k WORDS_OF_ITS_NAME',
+    ): 'as above; .ci/run has "tox -e pep8"',
+    ('clients.rst', 'ENDPOINT  USERNAME  PASSWORD'): 'names of variables',
+    ('clients.rst', 'VOLUME  SNAPSHOT  NEW_FILE'): 'names of variables',
+    (
+        'follow.rst',
+        "grep SNAPSHOT_ID /var/log/cinder/*.log | grep -o 'req-[0-9a-f-]*'",
+    ): 'logs of a cloud; tests/integration/test_request_ids.py finds its ids',
+    (
+        'follow.rst',
+        'grep REQUEST_ID /var/log/nova_ext/api.log',
+    ): 'logs of a cloud; tests/integration/test_request_ids.py finds its ids',
+    (
+        'follow.rst',
+        'grep REQUEST_ID /var/log/nova_ext/agent.log',
+    ): 'logs of a cloud; tests/integration/test_request_ids.py finds its ids',
+    (
+        'follow.rst',
+        'nova-ext-manage job list --all --json',
+    ): 'needs an agent; tests/integration/test_manage.py has it with one',
+    (
+        'follow.rst',
+        'virsh domblklist --details INSTANCE_ID',
+    ): 'commands of libvirt and QEMU, for an instance of the reader',
+    ('gabbi.rst', "pip install 'gabbi>=4.0'"): 'tox does it for "quick"',
+}
+
+# Page → what has a figure, as it stands there → the command, or the test,
+# that prints or compares it. Literal text is not looked at.
+FIGURES = {
+    'README.rst': {
+        'On Debian 12, in a clone': '.ci/packages',
+        '222 points, 0 losses, 0 false reports': 'tox -e crash -- --short',
+        'each of the 32 ways': 'tox -e weaknesses',
+        '32 of 32 closed': 'tox -e weaknesses',
+        '`` 32 of 32,': 'tox -e weaknesses',
+        '`` 13 of 32': 'tox -e weaknesses',
+        '30 faults, 0 lost, 0 doubled; 38 with': 'tox -e fleet',
+        '2847985 inputs, 0 faults': 'tox -e fuzz',
+        '79 cycles, 48 faults, 0 lost, growth 1.1%': 'tox -e soak',
+        'Nova 34.0.0 and 33.0.2 in native': 'tox -e nova',
+        '32.2.1 and 31.3.1 under eventlet; where Nova is older than 32': (
+            'tox -e nova'
+        ),
+        '31.3.1 answers a 413': 'tox -e nova',
+        'Releases before 31': 'tox -e nova',
+        'tried with 34.0.0 only. CI tries 34.0.0;': 'tox -e nova',
+        'Python 3.10 or later': 'tests/unit/test_python_versions.py',
+    },
+    'data-safety.rst': {
+        '600 s for a creation and 7200 s for a deletion': (
+            'tests/fixtures/cinder_volume.py'
+        ),
+        '222 points, 0 losses, 0 false reports': 'tox -e crash -- --short',
+        '32 of 32 closed': 'tox -e weaknesses',
+        '`` 32 of 32,': 'tox -e weaknesses',
+        '`` 13 of 32': 'tox -e weaknesses',
+    },
+    'deployment.rst': {
+        'ends with 1 if something is': 'tests/unit/test_doctor.py',
+    },
+    'fleet.rst': {'RabbitMQ 4 wants': 'documents of RabbitMQ'},
+    'gabbi.rst': {
+        'ends with 1 if something does': (
+            'tests/functional/test_gabbi_run.py'
+        ),
+        'a Nova 34.0.0 answers': 'tox -e nova',
+        'Bodies up to 112 KiB': 'tests/functional/gabbits/size-limit.yaml',
+    },
+    'index.rst': {'OpenAPI 3.1': 'tox -e openapi'},
+    'upgrade.rst': {'(now 1)': 'tests/unit/agent/test_wire.py'},
+    'conventions.inc': {
+        'Versions 2.1 to 2.104 are supported': (
+            'tests/functional/gabbits/microversion.yaml'
+        ),
+        '* - 2.1 to 2.74': 'tests/functional/gabbits/delete-bad-info.yaml',
+        '* - 2.75 and later': 'tests/functional/gabbits/delete-bad-info.yaml',
+        'has version 2.1.': 'tests/functional/gabbits/microversion.yaml',
+    },
+    'promises.inc': {
+        'waits 600 seconds for the creation and 7200 seconds': (
+            'tests/fixtures/cinder_volume.py'
+        ),
+    },
+}
+# Pages of which one command prints all figures.
+OF_ONE_COMMAND = {'performance.rst': 'tox -e bench'}
