@@ -2,7 +2,8 @@
 """Build the API reference with warnings as errors and print its figure.
 
 The last line printed is ``api-ref: N pages, 0 warnings`` and the exit status
-0 only if Sphinx ended well, warned of nothing and made at least one page.
+0 only if Sphinx ended well, warned of nothing and made at least one page, and
+if each link within the pages leads somewhere.
 What the pages say belongs in ``source/``, how they look in its ``conf.py``.
 """
 
@@ -14,6 +15,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+
+import links
 
 HERE = pathlib.Path(__file__).resolve().parent
 SOURCE = HERE / 'source'
@@ -73,6 +76,9 @@ def run_sphinx(
 def main() -> int:
     """Build, print the figure, return the exit status."""
     status, pages, warnings = run_sphinx(SOURCE, TARGET)
+    for link in links.broken(TARGET):
+        print(f'WARNING: a link leads nowhere: {link}')
+        warnings += 1
     good = status == 0 and pages > 0 and warnings == 0
     # NOTE: Sphinx can fail before it warns, and that must not look good.
     verdict = '' if good else f'FAILED (Sphinx ended with {status}): '
