@@ -17,6 +17,7 @@ import socket
 import stat
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from oslo_config import cfg
 from oslo_log import log
@@ -342,11 +343,13 @@ def setup(
     conf: cfg.ConfigOpts,
     argv: Sequence[str],
     config_files: Sequence[str] | None = None,
+    description: str | None = None,
 ) -> cfg.ConfigOpts:
     """Read the configuration of a process of ours and start its log.
 
     :param argv: command-line arguments without the program's name
     :param config_files: instead of those found in the usual directories
+    :param description: what ``--help`` says that the process is for
     :raises: oslo_config.cfg.Error for what can't be read or is not known
     """
     log.register_options(conf)
@@ -354,9 +357,11 @@ def setup(
     conf(
         list(argv),
         project='nova_ext',
+        version=metadata.version('nova_ext'),
         default_config_files=(
             None if config_files is None else list(config_files)
         ),
+        description=description,
     )
     nova_ext_log.setup(conf)
     for path in exposed_files(conf):

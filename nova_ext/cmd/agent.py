@@ -18,6 +18,11 @@ from nova_ext import conf as nova_ext_conf
 
 LOG = logging.getLogger(__name__)
 
+_DESCRIPTION = (
+    'The agent of this hypervisor: makes and merges snapshots by libvirt, '
+    'until SIGTERM. At SIGHUP it reads again the options that may change.'
+)
+
 
 def main() -> int:
     """Run the agent; exit status 1 if it can't start."""
@@ -33,7 +38,7 @@ def main() -> int:
     conf = cfg.ConfigOpts()
     cinder.register_opts(conf)
     try:
-        nova_ext_conf.setup(conf, sys.argv[1:])
+        nova_ext_conf.setup(conf, sys.argv[1:], description=_DESCRIPTION)
         agent = service.Service(conf)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())

@@ -26,6 +26,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from importlib import metadata
 
 import bcrypt
 
@@ -87,8 +88,7 @@ class _Service:
                 line = process.stdout.readline() if process.stdout else ''
                 match = re.fullmatch(r'Serving (\S+) for (\S+)\n', line)
                 if match is None:
-                    log = self.directory / 'nova_ext.log'
-                    raise DemoFailed(f'the service did not start; see {log}')
+                    raise DemoFailed('the service did not start; its log:')
                 self.url, self.libvirt_uri = match.groups()
                 yield self
             finally:
@@ -254,7 +254,15 @@ def _stay(service: _Service, volume_id: str, active: pathlib.Path) -> None:
 
 def main() -> int:
     """Run the demo; exit status 1 if anything was lost or went wrong."""
-    parser = argparse.ArgumentParser(prog='nova-ext-demo', description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog='nova-ext-demo',
+        description='The main job, on a real guest, to look at: what happens '
+        'to the backing chain and to what the guest writes. Everything is '
+        'below one temporary directory, and ends with the demo.',
+    )
+    parser.add_argument(
+        '--version', action='version', version=metadata.version('nova_ext')
+    )
     parser.add_argument(
         '--stay',
         action='store_true',

@@ -13,10 +13,12 @@ import configparser
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any
 
 from oslo_config import cfg
@@ -29,31 +31,41 @@ from nova_ext.compute import libvirt as agent
 
 _TIMEOUT_SECONDS = 30.0
 _WATCH_SECONDS = 1.0
+_JSON = 'as a document for scripts'
 _MOVING = ('PENDING', 'RUNNING', 'VERIFYING', 'REFRESHING')
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='nova-ext-manage', description=__doc__.partition(':')[2]
+        prog='nova-ext-manage',
+        description='What operators ask of this host, and tell its agent.',
     )
-    parser.add_argument('--config-file', action='append')
+    parser.add_argument(
+        '--version', action='version', version=metadata.version('nova_ext')
+    )
+    parser.add_argument(
+        '--config-file',
+        action='append',
+        metavar='PATH',
+        help='instead of those in the usual directories; may be repeated',
+    )
     groups = parser.add_subparsers(
         required=True, metavar='GROUP', dest='group'
     )
-    pastes = groups.add_parser(
-        'paste', help="Nova's api-paste.ini"
+    pastes = _described(
+        groups, 'paste', "Nova's api-paste.ini"
     ).add_subparsers(required=True, metavar='VERB', dest='verb')
-    check = pastes.add_parser(
-        'check', help='what it lacks for the filter, which is only said'
+    check = _described(
+        pastes, 'check', 'what it lacks for the filter, which is only said'
     )
-    check.add_argument('file', type=pathlib.Path)
-    check.add_argument('--json', action='store_true')
+    check.add_argument('file', type=pathlib.Path, help='its path')
+    check.add_argument('--json', action='store_true', help=_JSON)
     examination.add_arguments(
-        groups.add_parser('doctor', help='what is wrong, and what mends it')
+        _described(groups, 'doctor', 'what is wrong, and what mends it')
     )
-    verbs = groups.add_parser(
-        'job', help='the jobs of this host'
-    ).add_subparsers(required=True, metavar='VERB', dest='verb')
+    verbs = _described(groups, 'job', 'the jobs of this host').add_subparsers(
+        required=True, metavar='VERB', dest='verb'
+    )
     add = {}
     for verb, text in (
         ('list', 'those that are not over, or need you'),
@@ -65,11 +77,13 @@ def _parser() -> argparse.ArgumentParser:
         ('rollback', 'undo a switch that Cinder counts as failed'),
         ('abandon', 'leave a job to you; whatever it did stays as it is'),
     ):
-        add[verb] = verbs.add_parser(verb, help=text)
-        add[verb].add_argument('--json', action='store_true')
+        add[verb] = _described(verbs, verb, text)
+        add[verb].add_argument('--json', action='store_true', help=_JSON)
         if verb != 'list':
-            add[verb].add_argument('job_id', type=int)
-    add['list'].add_argument('--all', action='store_true')
+            add[verb].add_argument('job_id', type=int, help='as in the list')
+    add['list'].add_argument(
+        '--all', action='store_true', help='those that are over, too'
+    )
     add['limit'].add_argument('bandwidth', type=int, help='MiB/s; 0: any')
     add['rollback'].add_argument(
         '--yes', action='store_true', help='do it, and not only say whether'
@@ -77,8 +91,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _described(
+    subparsers: Any, name: str, text: str
+) -> argparse.ArgumentParser:
+    return subparsers.add_parser(
+        name, help=text, description=f'{text[0].upper()}{text[1:]}.'
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; exit status 1 if it can't be done."""
+    try:
+        status = _main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # NOTE: who pipes this into "head" wants no more, and no traceback
+        # from the flush at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _main(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     if options.group == 'paste':
         return _check_paste(options)

@@ -34,6 +34,10 @@ from nova_ext.virt import private
 
 LOG = logging.getLogger(__name__)
 
+_DESCRIPTION = (
+    'The whole service of one host: the API, and the agent as its child, '
+    'until SIGTERM or Ctrl-C.'
+)
 _AGENT_START_SECONDS = 60.0
 _AGENT_STOP_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -201,7 +205,10 @@ def main() -> int:
         if argument != '--private-libvirtd'
     ]
     try:
-        return _serve(nova_ext_conf.setup(cfg.CONF, sys.argv[1:]), arguments)
+        conf = nova_ext_conf.setup(
+            cfg.CONF, sys.argv[1:], description=_DESCRIPTION
+        )
+        return _serve(conf, arguments)
     except (
         cfg.Error,
         CannotServe,

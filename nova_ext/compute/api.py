@@ -8,10 +8,12 @@ none is imported, with what it needs, before it is chosen.
 from __future__ import annotations
 
 import abc
+from importlib import metadata
 from typing import Any
 
 from oslo_config import cfg
 from stevedore import driver
+from stevedore import exception as stevedore_exception
 
 from nova_ext import context as nova_ext_context
 
@@ -67,14 +69,20 @@ class ComputeAPI(abc.ABC):
 def load(conf: cfg.ConfigOpts) -> ComputeAPI:
     """The backend that ``[nova_ext] compute_api`` names.
 
-    :raises: stevedore.exception.NoMatches for a name that no entry point has;
-        oslo_config.cfg.Error where what the backend needs is not installed
+    :raises: oslo_config.cfg.Error for a name that no entry point has, and
+        where what the backend needs is not installed
     """
     name = conf.nova_ext.compute_api
     try:
         return driver.DriverManager(
             NAMESPACE, name, invoke_on_load=True, invoke_args=(conf,)
         ).driver
+    except stevedore_exception.NoMatches as error:
+        known = sorted(metadata.entry_points(group=NAMESPACE).names)
+        raise cfg.Error(
+            f'[nova_ext] compute_api is {name}, which is none of '
+            f'{", ".join(known)}.'
+        ) from error
     except ModuleNotFoundError as error:
         mend = (
             'Install nova_ext[rpc]'

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f'--{name}', type=pathlib.Path, help=f'instead of {path}'
         )
-    parser.add_argument('--json', action='store_true')
+    parser.add_argument(
+        '--json', action='store_true', help='as a document for scripts'
+    )
 
 
 def run(conf: cfg.ConfigOpts, options: argparse.Namespace) -> int:

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands say of themselves, to who asks and who mistypes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+COMMANDS = ('agent', 'demo', 'manage', 'serve')
+# An agent is only asked what it is, and does not need libvirt for that.
+WITHOUT_LIBVIRT = (
+    'import runpy, sys\n'
+    'from unittest import mock\n'
+    "for name in ('libvirt', 'libvirt_qemu'):\n"
+    '    try:\n'
+    '        __import__(name)\n'
+    '    except ModuleNotFoundError:\n'
+    '        sys.modules[name] = mock.MagicMock()\n'
+    "runpy.run_module(f'nova_ext.cmd.{sys.argv.pop(1)}', "
+    "run_name='__main__')\n"
+)
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, '-c', WITHOUT_LIBVIRT, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_each_says_its_version(command: str) -> None:
+    run = _run(command, '--version')
+    assert (run.returncode, run.stderr) == (0, '')
+    assert metadata.version('nova_ext') in run.stdout.split()
+
+
+def _groups() -> list[tuple[str, ...]]:
+    verbs = 'list show watch cancel limit retry rollback abandon'.split()
+    return [
+        *((command,) for command in COMMANDS),
+        ('manage', 'doctor'),
+        ('manage', 'paste'),
+        ('manage', 'paste', 'check'),
+        ('manage', 'job'),
+        *(('manage', 'job', verb) for verb in verbs),
+    ]
+
+
+@pytest.mark.parametrize('words', _groups(), ids=' '.join)
+def test_each_says_what_it_is_for_and_what_it_takes(
+    words: tuple[str, ...],
+) -> None:
+    run = _run(*words, '--help')
+    assert (run.returncode, run.stderr) == (0, '')
+    usage, what, *rest = run.stdout.split('\n\n')
+    assert usage.startswith('usage: ')
+    assert re.match('[A-Z]', what), 'a sentence says what it is for'
+    # oslo.config's own texts have more markup than is ours to mend.
+    assert '``' not in what and ':mod:' not in what
+    if words[0] in ('manage', 'demo'):
+        for line in '\n\n'.join(rest).splitlines():
+            # A name and no text: the text is in the next line, or missing.
+            if re.fullmatch(r'  (--?\w|\w)\S*( \S+)?', line):
+                after = run.stdout.partition(line + '\n')[2]
+                assert re.match(' {4,}\\S', after), line
+
+
+def test_what_is_not_read_to_its_end_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'nova_ext.cmd.manage', 'doctor', '--json'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    process.stdout.close()
+    _, said = process.communicate(timeout=60)
+    assert said == ''
