@@ -50,8 +50,14 @@ class ComputeAPI(agents.ComputeAPI):
             return wire.parse_reply(reply)
         except (OSError, wire.Malformed) as error:
             lost = sent and isinstance(error, ConnectionError)
+            mend = (
+                'Ask as root or as the user of the agent; for an API set '
+                '[nova_ext_agent] socket_group to a group of its user.'
+                if isinstance(error, PermissionError)
+                else 'Start nova-ext-agent, or set [nova_ext_agent] socket to '
+                'where it listens.'
+            )
             raise (agents.AnswerLost if lost else exception.HostUnavailable)(
                 host=self.conf.nova_ext_agent.host,
-                reason=f'{error} (socket {path}). Start nova-ext-agent, or '
-                'set [nova_ext_agent] socket to where it listens.',
+                reason=f'{error} (socket {path}). {mend}',
             ) from None

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import configparser
 import pathlib
+import re
+
+import pytest
 
 from nova_ext import conf
 
@@ -43,3 +46,37 @@ def test_systemd_waits_longer_than_the_agent_takes_to_end() -> None:
     (option,) = (o for o in conf.agent_opts if o.name == 'stop_wait')
     assert int(unit['TimeoutStopSec']) >= option.default + 20 + 5
     assert unit['Type'] == 'notify'
+
+
+def test_the_samples_are_for_one_python_environment() -> None:
+    for unit in ('agent', 'api'):
+        section = _read(SAMPLES / f'nova-ext-{unit}.service')['Service']
+        assert section['ExecStart'].startswith('/opt/nova_ext/bin/')
+    assert 'python-home=/opt/nova_ext ' in (
+        (SAMPLES / 'apache-wsgi.conf').read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ('name', 'pattern'),
+    [
+        ('nginx-routing.conf', r'^proxy_read_timeout (\d+)s;$'),
+        ('apache-routing.conf', r'^ProxyTimeout (\d+)$'),
+        ('nova-ext-api.service', r' --timeout (\d+) '),
+    ],
+)
+def test_who_is_before_the_api_waits_longer_than_it(
+    name: str, pattern: str
+) -> None:
+    text = (SAMPLES / name).read_text()
+    (seconds,) = re.findall(pattern, text, re.MULTILINE)
+    (option,) = (o for o in conf.agent_opts if o.name == 'reply_wait')
+    assert int(seconds) >= option.type.max + 20
+
+
+def test_the_unit_has_the_limits_of_the_page() -> None:
+    page = ROOT.joinpath('api-ref', 'source', 'deployment.rst').read_text()
+    (shown,) = re.findall(r'\$ gunicorn((?:.*\\\n)+.*)', page)
+    unit = _read(SAMPLES / 'nova-ext-api.service')['Service']['ExecStart']
+    for option in re.findall(r'--(?!bind)[a-z-]+ \d+', shown):
+        assert f'{option} ' in unit

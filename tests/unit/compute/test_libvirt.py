@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import pathlib
 import socket
 import tempfile
@@ -186,6 +188,20 @@ def test_an_agent_that_is_not_there_is_said_to_be(
         assert 'compute-1' in str(raised.value)
         assert 'Start nova-ext-agent' in str(raised.value)
         assert path in str(raised.value)
+
+
+def test_an_agent_that_may_not_be_asked_is_said_to_be(
+    backend: libvirt.ComputeAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may ask any socket.
+    def connect(_: object, path: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket.socket, 'connect', connect)
+    with pytest.raises(exception.HostUnavailable) as raised:
+        backend.check()
+    assert 'Start nova-ext-agent' not in str(raised.value)
+    assert '[nova_ext_agent] socket_group' in str(raised.value)
 
 
 def test_a_dead_agents_socket_is_no_agent(
