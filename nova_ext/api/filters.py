@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import webob
+import webob.exc
 from oslo_config import cfg
 from oslo_context import context as oslo_context
-from oslo_middleware import basic_auth, request_id
+from oslo_middleware import basic_auth, exceptions, request_id
 
 from nova_ext import conf as nova_ext_conf
 from nova_ext import context, log, policies
@@ -43,7 +44,21 @@ MESSAGES = {
 
 
 class BasicAuth(basic_auth.BasicAuthMiddleware):
-    """HTTP basic authentication whose refusals are in our envelope."""
+    """HTTP basic authentication whose refusals are in our envelope.
+
+    :raises: oslo_config.cfg.Error for a file of users that can't be used
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        try:
+            super().__init__(*arguments, **options)
+        except (exceptions.ConfigInvalid, webob.exc.HTTPException) as error:
+            path = cfg.CONF.oslo_middleware.http_basic_auth_user_file
+            raise cfg.Error(
+                f'[oslo_middleware] http_basic_auth_user_file {path} must be '
+                'a file that this user may read, with lines as "htpasswd -nB '
+                'USER" makes them (bcrypt).'
+            ) from error
 
     def format_exception(self, error: Exception) -> webob.Response:
         LOG.info('HTTP basic authentication failed: %s', type(error).__name__)

@@ -43,25 +43,41 @@ def test_each_client_is_there() -> None:
     assert set(PIECES) == {'curl', 'novaclient', 'openstacksdk', 'Tempest'}
 
 
+def _run(
+    name: str, url: str, **names: str
+) -> subprocess.CompletedProcess[str]:
+    language, code = PIECES[name]
+    return subprocess.run(
+        [*RUN[language], code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        env={
+            **os.environ,
+            **NAMES,
+            'ENDPOINT': f'{url}/v2.1',
+            'USERNAME': 'cinder',
+            'PASSWORD': 'secret',
+            'NO_PROXY': '*',
+            **names,
+        },
+    )
+
+
+@pytest.mark.parametrize('name', PIECES)
+def test_it_says_why_it_was_refused(name: str) -> None:
+    with fixtures.HttpBasic().running() as app, listening(app) as url:
+        run = _run(name, url, NEW_FILE='../elsewhere')
+        assert run.returncode != 0
+        assert 'new_file' in run.stdout
+        assert RecordingAPI.calls == []
+
+
 @pytest.mark.parametrize('name', PIECES)
 def test_it_makes_a_snapshot_and_deletes_it(name: str) -> None:
-    language, code = PIECES[name]
     with fixtures.HttpBasic().running() as app, listening(app) as url:
-        run = subprocess.run(
-            [*RUN[language], code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            env={
-                **os.environ,
-                **NAMES,
-                'ENDPOINT': f'{url}/v2.1',
-                'USERNAME': 'cinder',
-                'PASSWORD': 'secret',
-                'NO_PROXY': '*',
-            },
-        )
+        run = _run(name, url)
         assert run.returncode == 0, run.stdout
         created, deleted = RecordingAPI.calls
     volume_id, create_info = created.arguments

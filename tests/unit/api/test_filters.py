@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import webob
 import webob.dec
 import webob.exc
+from oslo_config import cfg
+from oslo_middleware import basic_auth
 
 from nova_ext import context
 from nova_ext.api import filters, wsgi
@@ -204,6 +207,22 @@ def test_a_user_with_a_password_has_what_a_service_has() -> None:
     assert (context.user_id, context.roles) == ('cinder', ['service'])
     assert (context.project_id, context.system_scope) == (None, None)
     assert context.any_project
+
+
+@pytest.mark.parametrize('content', [None, 'cinder:secret\n'])
+def test_a_file_of_users_that_cannot_be_used_is_named(
+    content: str | None, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / 'htpasswd'
+    if content is not None:
+        path.write_text(content)
+    cfg.CONF.register_opts(basic_auth.OPTS, group='oslo_middleware')
+    options = {'oslo_middleware.http_basic_auth_user_file': str(path)}
+    with configured(options), pytest.raises(cfg.Error) as raised:
+        filters.BasicAuth.factory({})(None)
+    assert str(path) in str(raised.value)
+    assert 'htpasswd -nB' in str(raised.value)
+    assert 'secret' not in str(raised.value)
 
 
 @pytest.mark.parametrize('address', ['127.0.0.1', '127.9.9.9', '::1', ''])

@@ -229,6 +229,7 @@ def test_an_agent_that_comes_back_is_waited_for(
     agent: Agent, backend: libvirt.ComputeAPI, path: str
 ) -> None:
     replacements = []
+    timers: list[threading.Timer] = []
 
     def die(line: bytes) -> None:
         # Refuse at once; the next one listens a little later.
@@ -237,11 +238,14 @@ def test_an_agent_that_comes_back_is_waited_for(
         def replace() -> None:
             replacements.append(Agent(path))
 
-        threading.Timer(0.1, replace).start()
+        timers.append(threading.Timer(0.1, replace))
+        timers[0].start()
 
     agent.behaviours = [die]
     try:
         _create(backend)
+        # It answers before it is in the list.
+        timers[0].join()
         (replacement,) = replacements
         assert replacement.messages == agent.messages
     finally:
