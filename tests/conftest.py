@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins: list[str] = []
+pytest_plugins = ['tests.fixtures.agent_user']
 
 
 def _counts(config: pytest.Config) -> dict[str, int]:

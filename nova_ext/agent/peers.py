@@ -41,14 +41,10 @@ class Peers:
 
     def refusal(self, connection: socket.socket, method: str) -> str:
         """Why the peer may not ask for a method; '' if it may."""
-        _, user, group = _CREDENTIALS.unpack(
-            connection.getsockopt(
-                socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
-            )
-        )
+        user, *groups = credentials(connection)
         if user in self._owners:
             return ''
-        if self.group_id not in {group, *_groups(connection)}:
+        if self.group_id not in groups:
             return (
                 f'user id {user} may not ask it. Its own user and root may, '
                 'and who is in [nova_ext_agent] socket_group'
@@ -61,7 +57,13 @@ class Peers:
         return ''
 
 
-def _groups(connection: socket.socket) -> Iterable[int]:
+def credentials(connection: socket.socket) -> tuple[int, ...]:
+    """The user id, the group id and further groups of the other end."""
+    _, user, group = _CREDENTIALS.unpack(
+        connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+        )
+    )
     found = array.array('I')
     with contextlib.suppress(OSError):
         found.frombytes(
@@ -71,4 +73,4 @@ def _groups(connection: socket.socket) -> Iterable[int]:
                 _MAX_GROUPS * found.itemsize,
             )
         )
-    return found
+    return user, group, *found

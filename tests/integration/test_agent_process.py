@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -108,7 +106,7 @@ def test_who_waits_is_answered_and_then_it_ends(make: Make) -> None:
     host = make()
     post = Post(host, '90%')
     ended = _terminate(host)
-    wait_until(lambda: not (host.directory / 'agent.sock').exists(), host)
+    wait_until(lambda: not (host.state / 'agent.sock').exists(), host)
     post.let_go()
     post.join()
     assert post.error is None
@@ -171,7 +169,7 @@ def _rewrite(host: Host, **options: Any) -> None:
     groups = host.configuration()
     for group in ('DEFAULT', 'nova_ext_agent'):
         groups[group].update(options.pop(group, {}))
-    write_config(host.directory / 'agent.conf', groups)
+    write_config(host.state / 'agent.conf', groups)
     assert host._agent is not None
     host._agent.send_signal(signal.SIGHUP)
 
@@ -237,7 +235,7 @@ def test_bad_options_leave_the_old_ones(host: Host) -> None:
         ],
         start=1,
     ):
-        (host.directory / 'agent.conf').write_text(text)
+        (host.state / 'agent.conf').write_text(text)
         assert host._agent is not None
         host._agent.send_signal(signal.SIGHUP)
         wait_until(lambda n=number: host.log().count(kept) == n, host)
@@ -249,10 +247,10 @@ def test_bad_options_leave_the_old_ones(host: Host) -> None:
 
 
 def test_a_log_that_was_moved_away_is_begun_anew(host: Host) -> None:
-    log, number = host.directory / 'agent.log', 0
+    log, number = host.state / 'agent.log', 0
     for told in (False, True):
         number += 1
-        moved = log.rename(host.directory / f'agent.log.{number}')
+        moved = log.rename(host.state / f'agent.log.{number}')
         assert host._agent is not None
         if told:
             host._agent.send_signal(signal.SIGHUP)
@@ -311,14 +309,7 @@ sys.exit(agent.main())
 class _Impatient(Host):
     """A host whose agent does not wait long for what hangs."""
 
-    def start_agent(self, wait: bool = True) -> None:
-        super().start_agent()
-        super().stop_agent()
-        config = self.directory / 'agent.conf'
-        self._agent = subprocess.Popen(
-            [sys.executable, '-c', _IMPATIENT, '--config-file', str(config)]
-        )
-        wait_until(lambda: self.log().count('Listening on') == 2, self)
+    _module = ('-c', _IMPATIENT)
 
 
 def test_what_hangs_does_not_keep_it_from_ending(

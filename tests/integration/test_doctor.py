@@ -186,6 +186,9 @@ def test_a_host_that_is_well_and_then_is_not(host: Host) -> None:
     assert _states(found, 'libvirt') == ['ok']
     assert '1 volumes' in found['libvirt'][0]['says']
     assert _states(found, 'share, for the agent') == ['ok']
+    if host.user:
+        assert _states(found, 'user of the agent') == ['ok']
+        assert _states(found, 'libvirt, for the agent') == ['ok']
     host.stop_agent()
     groups['nova_ext_agent']['libvirt_uri'] = 'qemu+unix:///session?socket=/'
     status, found = doctor(host.directory, groups)

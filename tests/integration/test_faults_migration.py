@@ -16,6 +16,7 @@ import pytest
 
 from nova_ext import exception
 from nova_ext.virt.private import PrivateLibvirtd
+from tests.fixtures.agent_user import HostLibvirtd
 from tests.fixtures.host import Host, short_directory
 from tests.fixtures.merge import ASKED, SlowMerge, slow_share, wait_until
 
@@ -36,7 +37,7 @@ def other_host() -> Iterator[PrivateLibvirtd]:
         conf = directory / 'libvirt/libvirtd.conf'
         conf.parent.mkdir(mode=0o700)
         conf.write_text(f'host_uuid = "{uuid.uuid4()}"\n')
-        with PrivateLibvirtd(directory) as running:
+        with HostLibvirtd(directory) as running:
             yield running
 
 

@@ -22,7 +22,7 @@ def test_jobs_are_remembered_as_long_as_the_volume_is_here(host: Host) -> None:
     host.stop_agent()
     with (
         contextlib.closing(
-            sqlite3.connect(host.directory / 'journal.sqlite')
+            sqlite3.connect(host.state / 'journal.sqlite')
         ) as journal,
         journal,
     ):

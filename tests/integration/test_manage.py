@@ -18,7 +18,7 @@ pytest_plugins = ['tests.fixtures.host']
 
 def manage(host: Host, *arguments: object, status: int = 0) -> tuple[str, str]:
     """What the command prints, on both streams."""
-    config = host.directory / 'agent.conf'
+    config = host.state / 'agent.conf'
     done = subprocess.run(
         [
             *(sys.executable, '-m', 'nova_ext.cmd.manage'),

@@ -64,7 +64,7 @@ def test_it_is_in_each_line_and_in_each_report(host: Host) -> None:
     done = subprocess.run(
         [
             *(sys.executable, '-m', 'nova_ext.cmd.manage'),
-            *('--config-file', host.directory / 'agent.conf'),
+            *('--config-file', host.state / 'agent.conf'),
             *('job', 'list', '--all', '--json'),
         ],
         capture_output=True,

@@ -7,101 +7,61 @@ there. Where the tests do not run as root all of them are one user.
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import pathlib
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from nova_ext import context, exception
+from nova_ext import context
 from nova_ext.agent import wire
 from nova_ext.virt.private import PrivateLibvirtd
+from tests.fixtures.agent_user import AgentUser, User
 from tests.fixtures.host import Host, short_directory
 from tests.fixtures.libvirt import qemu_pid
 from tests.fixtures.merge import wait_until
-from tests.fixtures.serve import write_config
+from tests.integration.test_doctor import doctor
 
 AS_ROOT = os.geteuid() == 0
 DONE = ('deleting', '90%')
 
 
-class User(NamedTuple):
-    """Of those that every Debian has."""
-
-    user: int
-    group: int
-    groups: tuple[int, ...] = ()
-
-
-# What a share, and who may use the socket, is given to.
+# Of those that every Debian has. What a share, and who may use the socket, is
+# given to.
 SHARE_GROUP, SOCKET_GROUP = 34, ('operator', 37)
 QEMU = User(65534, 65534)
-AGENT = User(33, 33, (SHARE_GROUP, SOCKET_GROUP[1]))
+AGENT = AgentUser(33, 33, (SHARE_GROUP, SOCKET_GROUP[1]))
 API = User(39, 39, (SOCKET_GROUP[1],))
 STRANGER = User(5, 5)
 
 
 class OthersHost(Host):
-    """A host whose agent is another user than QEMU, and can only read."""
+    """A host on which QEMU is somebody else than the tests, too."""
 
     def __init__(
         self, share: pathlib.Path, state: pathlib.Path, *args: Any, **opts: Any
     ) -> None:
+        super().__init__(share, *args, **opts)
         self.state = state
-        super().__init__(share, *args, state_dir=str(state), **opts)
-        self.hand_over(self.volume)
         if AS_ROOT:
-            os.chown(state, AGENT.user, AGENT.group)
-            os.chown(share, QEMU.user, SHARE_GROUP)
-            share.chmod(0o750)
+            self.user = AGENT
             state.chmod(0o711)
+            os.chown(share, QEMU.user, -1)
+            self.hand_over(self.volume)
 
     def hand_over(self, path: pathlib.Path) -> None:
         """As a file server does: to QEMU's user, and for a group to read."""
-        path.chmod(0o640)
         if AS_ROOT:
-            os.chown(path, QEMU.user, SHARE_GROUP)
+            os.chown(path, QEMU.user, -1)
 
     def overlay(self, active: pathlib.Path | None = None) -> pathlib.Path:
         path = super().overlay(active)
         self.hand_over(path)
         return path
-
-    def configuration(self) -> dict[str, dict[str, Any]]:
-        return {
-            **super().configuration(),
-            'DEFAULT': {'log_file': self.state / 'agent.log'},
-        }
-
-    def log(self) -> str:
-        return (self.state / 'agent.log').read_text()
-
-    def start_agent(self, wait: bool = True) -> None:
-        config = write_config(self.state / 'conf', self.configuration())
-        config.chmod(0o644)
-        groups = ','.join(map(str, AGENT.groups))
-        self._agent = subprocess.Popen(
-            [
-                *(sys.executable, '-m', 'tests.fixtures.as_user'),
-                *(str(AGENT.user), str(AGENT.group), groups),
-                *('--config-file', str(config)),
-            ]
-        )
-        wait_until(self._answers, self)
-
-    def _answers(self) -> bool:
-        assert self._agent is not None
-        assert self._agent.poll() is None, self.log()
-        try:
-            self.api.check()
-        except exception.Unavailable:
-            return False
-        return True
 
     @property
     def agent_pid(self) -> int:
@@ -118,14 +78,10 @@ def host() -> Iterator[OthersHost]:
         short_directory() as share,
         short_directory() as state,
         PrivateLibvirtd(there, unprivileged_uid=uid) as libvirtd,
+        OthersHost(share, state, libvirtd, **group).running() as running,
     ):
-        # As who is in the group "libvirt" may.
-        (there / 'run').chmod(0o711)
-        (there / 'run/libvirt').chmod(0o711)
-        (there / 'run/libvirt/libvirt-sock').chmod(0o777)
-        with OthersHost(share, state, libvirtd, **group).running() as running:
-            running.guest.wait_reported(1)
-            yield running
+        running.guest.wait_reported(1)
+        yield running
 
 
 def _owner(pid: int) -> int:
@@ -155,6 +111,33 @@ def test_an_agent_that_can_only_read_the_share_does_its_work(
     )
     wait_until(lambda: host.double.history(snapshot_id)[-1] == DONE, host)
     assert host.chain() == [overlay.name]
+
+
+def test_the_doctor_names_the_groups_that_the_agent_lacks(
+    host: OthersHost,
+) -> None:
+    groups: dict[str, Any] = host.configuration()
+    groups['nova_ext'] = {'auth_strategy': 'noauth'}
+    status, found = doctor(host.directory, groups)
+    assert status == 0, found
+    if not AS_ROOT:
+        return
+    lacking = {'libvirt, for the agent': 37, 'share, for the agent': 34}
+    for subject in ('user of the agent', *lacking):
+        assert found[subject][0]['state'] == 'ok'
+    host.stop_agent()
+    # Its socket is left, and of its groups the machine knows nothing.
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(host.state / 'agent.sock'))
+    os.chown(host.state / 'agent.sock', AGENT.user, SOCKET_GROUP[1])
+    status, found = doctor(host.directory, groups)
+    assert status == 1
+    for subject, group in lacking.items():
+        (one,) = found[subject]
+        mend = f'usermod -aG {grp.getgrgid(group).gr_name} www-data'
+        assert (one['state'], mend in one['mend']) == ('wrong', True), one
+    (host.state / 'agent.sock').unlink()
+    host.start_agent()
 
 
 def _ask(path: pathlib.Path, method: str, who: User | None) -> str:

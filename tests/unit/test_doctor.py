@@ -3,22 +3,28 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pathlib
+import socket
+import tempfile
+from unittest import mock
 
 import pytest
 
 from nova_ext import cinder
 from nova_ext.cmd.doctor import (
+    access,
     agents,
     denials,
     files,
     finding,
-    hypervisor,
     reports,
 )
 from tests.fixtures.bus import private_conf
 
+# A group that www-data is not in, and which every Debian has.
+BACKUP = grp.getgrgid(34).gr_name
 VOLUME = '521752a6-acf6-4b2d-bc7a-119f9148cd8c'
 NAME = f'/mnt/share/volume-{VOLUME}.s'
 APPARMOR = (
@@ -127,7 +133,8 @@ def test_a_denial_is_seen(
 
 def test_a_share_that_a_user_cannot_open(tmp_path: pathlib.Path) -> None:
     # A plain user can only try as itself, and root as anybody.
-    who = (65534, 65534) if os.getuid() == 0 else (os.getuid(), os.getgid())
+    me = (65534, 65534) if os.getuid() == 0 else (os.getuid(), os.getgid())
+    who = access.member(*me)
     tmp_path.parents[1].chmod(0o755)
     tmp_path.parent.chmod(0o755)
     tmp_path.chmod(0o755)
@@ -136,22 +143,75 @@ def test_a_share_that_a_user_cannot_open(tmp_path: pathlib.Path) -> None:
     }
     for path in names:
         pathlib.Path(path).touch()
-        os.chown(path, *who)
+        os.chown(path, *me)
         os.chmod(path, 0o400)
-    found = hypervisor.check_files('share', names, who)
+    found = access.check_files('share', names, who)
     assert (found.state, 'active' in found.says) == ('wrong', True)
     assert '/b' not in found.says
     os.chmod(tmp_path / 'active', 0o600)
-    assert hypervisor.check_files('share', names, who).state == 'ok'
+    assert access.check_files('share', names, who).state == 'ok'
     os.chmod(tmp_path / 'b', 0)
-    found = hypervisor.check_files('share', names, who)
-    assert '/b' in found.says and 'group' in found.mend
+    found = access.check_files('share', names, who)
+    assert '/b' in found.says
+    assert found.mend == f'chmod u+r {tmp_path}/b'
+
+
+def test_what_would_let_a_user_in_is_named(tmp_path: pathlib.Path) -> None:
+    # Of www-data, who is on every Debian.
+    who = access.Who(33, (33,))
+    file = tmp_path / 'file'
+    file.touch()
+    status = os.stat_result((0o750, 0, 0, 0, 0, 34, *[0] * 4))
+    with mock.patch.object(os, 'stat', autospec=True, return_value=status):
+        assert list(access._mends('/a/b', True, who))[-2:] == [
+            'chmod g+w /a/b',
+            f'usermod -aG {BACKUP} www-data',
+        ]
+        assert list(access._mends('/a/b', False, who))[-1:] == [
+            f'usermod -aG {BACKUP} www-data'
+        ]
+        assert list(access._mends('/a/b', True, access.Who(0, (0,)))) == []
+    assert list(access._mends(f'{file}/x', False, who))[-1].startswith(
+        'look at it: '
+    )
+
+
+@pytest.mark.parametrize(
+    ('gid', 'mend'),
+    [(33, ''), (34, f'usermod -aG {BACKUP} www-data; then restart the agent')]
+    if os.getuid() == 0
+    # Who is not root can be nobody else.
+    else [(os.getgid(), '')],
+)
+def test_a_socket_that_a_user_may_not_use(
+    tmp_path: pathlib.Path, gid: int, mend: str
+) -> None:
+    me = (33, 33) if os.getuid() == 0 else (os.getuid(), os.getgid())
+    who = access.member(*me)
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        path = f'{directory}/socket'
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(path)
+            listening.listen()
+            os.chown(path, -1, gid)
+            os.chmod(path, 0o660)
+            found = access.check_call('it', lambda: _connect(path), path, who)
+    assert found.state == ('wrong' if mend else 'ok')
+    assert found.mend == mend
+    assert ('Permission denied' in found.says) is bool(mend)
+
+
+def _connect(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
 
 
 def test_a_user_whom_only_root_could_be(tmp_path: pathlib.Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, 'getuid', lambda: 12345)
-        found = hypervisor.check_files('share', {str(tmp_path): True}, (1, 1))
+        who = access.Who(1, (1,))
+        found = access.check_files('share', {str(tmp_path): True}, who)
     assert (found.state, found.mend) == ('unknown', 'run this as root')
 
 

@@ -205,7 +205,7 @@ def test_w09_cinder_is_not_asked_for_ever(share: Share) -> None:
 
 def _move_deadline(host: Host, seconds: float) -> None:
     """As if that time had passed while no agent ran."""
-    path = host.directory / 'journal.sqlite'
+    path = host.state / 'journal.sqlite'
     with contextlib.closing(sqlite3.connect(path)) as journal, journal:
         ((identity, text),) = journal.execute('SELECT id, document FROM jobs')
         document = json.loads(text)

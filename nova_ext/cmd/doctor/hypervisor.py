@@ -6,22 +6,20 @@ from __future__ import annotations
 import importlib
 import os
 import pwd
-import subprocess
+import socket
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 from oslo_config import cfg
 
 from nova_ext import exception
-from nova_ext.cmd.doctor import attachments, denials
+from nova_ext.agent import peers
+from nova_ext.cmd.doctor import access, attachments, denials
 from nova_ext.cmd.doctor.finding import Finding, ok, unknown, wrong
 
-_TIMEOUT_SECONDS = 5.0
-_SHOWN = 3
-_GROUPS = (
-    'add it to the group of the files, or have Cinder make them for all '
-    '(nas_secure_file_permissions = false)'
-)
+# Of the hypervisor's own daemon, and of the one for all drivers.
+_SOCKETS = ('/run/libvirt/virtqemud-sock', '/run/libvirt/libvirt-sock')
 
 
 def check_libvirt(conf: cfg.ConfigOpts) -> Iterator[Finding]:
@@ -38,7 +36,7 @@ def check_libvirt(conf: cfg.ConfigOpts) -> Iterator[Finding]:
             volumes = {
                 volume: host.attachments(volume) for volume in host.volumes()
             }
-            qemu = host.qemu_user()
+            qemu = (user := host.qemu_user()) and access.member(*user)
         finally:
             host.close()
     except exception.NovaExtException as error:
@@ -50,6 +48,15 @@ def check_libvirt(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         )
         return
     yield ok('libvirt', f'{uri} answers, and has {len(volumes)} volumes')
+    agent = _agent(conf.nova_ext_agent.socket)
+    if agent is not None and os.getuid() == 0 != agent.user:
+        yield _check_user(agent, qemu)
+        yield access.check_call(
+            'libvirt, for the agent',
+            lambda: virt.Host(uri).connect(),
+            _socket(uri),
+            agent,
+        )
     yield from denials.check(volumes)
     if conf.nova_ext_agent.reports == 'cinder':
         yield from attachments.check(conf, volumes)
@@ -61,61 +68,30 @@ def check_libvirt(conf: cfg.ConfigOpts) -> Iterator[Finding]:
             'share, for QEMU', 'libvirt does not say as which user QEMU runs'
         )
     else:
-        yield check_files('share, for QEMU', files, qemu)
-    agent = _owner(conf.nova_ext_agent.socket)
+        yield access.check_files('share, for QEMU', files, qemu)
     if agent is not None:
         # It only looks at them.
         looks = dict.fromkeys(files, False)
-        yield check_files('share, for the agent', looks, agent)
+        yield access.check_files('share, for the agent', looks, agent)
 
 
-def check_files(
-    subject: str, files: dict[str, bool], who: tuple[int, int]
-) -> Finding:
-    """Whether a user can open files, asked of the kernel as that user.
-
-    :param files: path → whether it is written to
-    :param who: user and group id
-    """
-    if os.getuid() not in (0, who[0]):
-        return unknown(
+def _check_user(agent: access.Who, qemu: access.Who | None) -> Finding:
+    subject = 'user of the agent'
+    if qemu is not None and agent.user == qemu.user:
+        return wrong(
             subject,
-            f'only root can see whether {_name(who[0])} can open its files',
-            'run this as root',
+            f'{access.name(agent)} is also the one that QEMU runs as, which '
+            'can read the password for Cinder',
+            'have the agent run as a user of its own (sysusers.conf)',
         )
-    refused = []
-    for path, write in files.items():
-        try:
-            if not may(path, write, who):
-                refused.append(path)
-        except subprocess.TimeoutExpired:
-            return wrong(
-                subject,
-                f'a look at {path} does not come back',
-                'look at its file server, and at the mount',
-            )
-    if not refused:
-        return ok(subject, f'{_name(who[0])} can open its {len(files)} files')
-    more = len(refused) - _SHOWN
-    words = ', '.join(refused[:_SHOWN]) + (f' and {more} more' * (more > 0))
-    return wrong(subject, f'{_name(who[0])} cannot open {words}', _GROUPS)
+    return ok(subject, f'{access.name(agent)}, and not the one of QEMU')
 
 
-def may(path: str, write: bool, who: tuple[int, int]) -> bool:
-    """Whether a user may read a file, and write to it.
-
-    :raises: subprocess.TimeoutExpired
-    """
-    command = ['/usr/bin/test', '-r', path]
-    command += ['-a', '-w', path] if write else []
-    change: dict[str, Any] = {}
-    if os.getuid() == 0:
-        uid, gid = who
-        change = {'user': uid, 'group': gid, 'extra_groups': _groups(uid, gid)}
-    done = subprocess.run(  # noqa: S603 (no shell, and fixed words)
-        command, timeout=_TIMEOUT_SECONDS, check=False, **change
-    )
-    return done.returncode == 0
+def _socket(uri: str) -> str:
+    """The path of the socket that a URI leads to."""
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(uri).query)
+    there = [path for path in _SOCKETS if os.path.exists(path)]
+    return query.get('socket', [*there, _SOCKETS[0]])[0]
 
 
 def _files(volumes: dict[str, Any]) -> dict[str, bool]:
@@ -129,23 +105,17 @@ def _files(volumes: dict[str, Any]) -> dict[str, bool]:
     return found
 
 
-def _owner(path: str) -> tuple[int, int] | None:
+def _agent(path: str) -> access.Who | None:
+    """The agent that listens, with the groups that it has; or whose it was."""
     try:
-        status = os.stat(path)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+            user, *groups = peers.credentials(connection)
+            return access.Who(user, tuple(groups))
     except OSError:
+        pass
+    try:
+        user = os.stat(path).st_uid
+        return access.member(user, pwd.getpwuid(user).pw_gid)
+    except (OSError, KeyError):
         return None
-    return status.st_uid, status.st_gid
-
-
-def _name(uid: int) -> str:
-    try:
-        return f'user {pwd.getpwuid(uid).pw_name}'
-    except KeyError:
-        return f'user {uid}'
-
-
-def _groups(uid: int, gid: int) -> list[int]:
-    try:
-        return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
-    except KeyError:
-        return [gid]

@@ -51,7 +51,9 @@ def test_a_group_may_ask_for_what_the_api_needs(
 
 
 def test_all_groups_of_a_process_count(connection: socket.socket) -> None:
-    assert set(peers._groups(connection)) == set(os.getgroups())
+    user, group, *groups = peers.credentials(connection)
+    assert (user, group) == (os.geteuid(), os.getegid())
+    assert set(groups) == set(os.getgroups())
 
 
 def test_a_group_that_is_none_is_an_error() -> None:
