@@ -6,6 +6,7 @@ is stopped, told to read its options again, and says when it is ready.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -277,6 +278,9 @@ def test_it_says_when_it_is_ready_and_when_it_stops(
         notices.settimeout(30)
         path = f'{directory}/notify'
         notices.bind(f'\0{path}' if abstract else path)
+        if not abstract:
+            # As that of systemd, for whoever is told of it.
+            os.chmod(path, 0o777)
         monkeypatch.setenv('NOTIFY_SOCKET', f'@{path}' if abstract else path)
         host = Host(directory, libvirtd)
 
