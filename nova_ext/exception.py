@@ -3,12 +3,15 @@
 
 Each class has a message format and takes its arguments by keyword, so that an
 error can cross a process border as its name and arguments and be the same
-error on the other side. The bases say whose the cause is; HTTP statuses are
-not here but in one table in :mod:`nova_ext.api.wsgi`. No token, password or
-file content may ever be an argument.
+error on the other side. Its text is one line and plain. The bases say whose
+the cause is; HTTP statuses are not here but in one table in
+:mod:`nova_ext.api.wsgi`. No token, password or file content may ever be an
+argument.
 """
 
 from __future__ import annotations
+
+from nova_ext import plain
 
 
 class NovaExtException(Exception):
@@ -21,7 +24,8 @@ class NovaExtException(Exception):
 
     def __init__(self, **kwargs: object) -> None:
         self.kwargs = kwargs
-        super().__init__(self.msg_fmt % kwargs)
+        # NOTE: libvirt's words, and those of other hosts, can have lines.
+        super().__init__(plain.made_plain(self.msg_fmt % kwargs))
 
 
 class Invalid(NovaExtException):

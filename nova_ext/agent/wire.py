@@ -2,8 +2,8 @@
 """What crosses a process border to an agent: methods, arguments, errors.
 
 A message is an object of JSON; where lines are sent, one line of it. Over
-which transport is not said here, and the only thing imported is the errors
-that may cross.
+which transport is not said here, and only leaves are imported, such as the
+errors that may cross.
 
 Versions, so that neither an API nor an agent must be upgraded first. Within a
 major version nothing is taken away, and what an argument means never changes.
@@ -24,7 +24,7 @@ import math
 from collections.abc import Container
 from typing import Any
 
-from nova_ext import exception
+from nova_ext import exception, plain
 
 # What this side understands, and what every other does.
 VERSION, FIRST = '1.0', '1.0'
@@ -154,18 +154,11 @@ def _check(where: str, values: dict[str, Any]) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             # NOTE: what expires at "not a number" never expires.
             raise Malformed(f'{where} has a {name} that is no number')
-        if isinstance(value, str) and not _is_text(value):
-            raise Malformed(f'{where} has a {name} that is no text')
+        # NOTE: lines of logs, a journal and paths are made of them.
+        if isinstance(value, str) and not plain.is_plain(value):
+            raise Malformed(f'{where} has a {name} that is not plain text')
         if isinstance(value, dict):
             _check(name, value)
-
-
-def _is_text(value: str) -> bool:
-    # NOTE: neither a journal nor a path can hold the others.
-    return not any(
-        character == '\0' or '\ud800' <= character <= '\udfff'
-        for character in value
-    )
 
 
 def result(value: Any) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from nova_ext import exception
+from nova_ext import exception, plain
 from nova_ext.api import acceptor
 
 if TYPE_CHECKING:
@@ -33,16 +32,10 @@ _FILE_NAME = (
     'without "/" and control characters, and neither "." nor ".."'
 )
 
-# NOTE: control characters, lone surrogates, and what breaks lines or turns
-# their direction where a log is looked at.
-_NOT_PLAIN = re.compile(
-    r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
-)
-
 
 def is_plain_text(value: object) -> bool:
     """Whether a string can be stored, logged and sent anywhere as it is."""
-    return not isinstance(value, str) or not _NOT_PLAIN.search(value)
+    return not isinstance(value, str) or plain.is_plain(value)
 
 
 def is_file_name(value: object) -> bool:

@@ -365,6 +365,15 @@ def _send(
     return client.call({}, method, **arguments)
 
 
+# What would begin a line of a log, or turn or hide one where it is shown.
+FORGED = (
+    'a\n2026 INFO all is well',
+    'a\r',
+    '\x1b[2J',
+    '\x85',
+    '\u2028',
+    '\u202e',
+)
 ARGUMENTS = {
     'volume_id': VOLUME,
     'create_info': CREATE_INFO,
@@ -396,8 +405,21 @@ ARGUMENTS = {
             for wrong, words in (
                 ({'volume_id': 7}, 'a volume_id of another type'),
                 ({'volume_id': None}, 'a volume_id of another type'),
-                ({'volume_id': 'a\0b'}, 'a volume_id that is no text'),
-                ({'volume_id': '\ud800'}, 'a volume_id that is no text'),
+                *(
+                    ({'volume_id': bad}, 'a volume_id that is not plain text')
+                    for bad in ('a\0b', '\ud800', *FORGED)
+                ),
+                *(
+                    ({'request_id': bad}, 'a request_id that is not plain te')
+                    for bad in FORGED
+                ),
+                *(
+                    (
+                        {'create_info': {**CREATE_INFO, name: FORGED[0]}},
+                        f'create_info has a {name} that is not plain text',
+                    )
+                    for name in ('snapshot_id', 'type', 'new_file')
+                ),
                 ({'volume_id': 'x' * (2 << 20)}, 'longer than 1048576 bytes'),
                 ({'not_after': 'soon'}, 'a not_after of another type'),
                 ({'not_after': float('nan')}, 'that is no number'),
@@ -431,6 +453,26 @@ def test_what_is_no_request_is_refused_in_one_line(
     (record,) = [one for one in caplog.records if one.levelno > logging.INFO]
     assert record.levelname == 'WARNING' and record.exc_info is None
     assert '\n' not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    'reply',
+    [
+        {
+            'error': 'AgentBusy',
+            'kwargs': {'reason': f'it says{FORGED[0]}\r\x1b[2J'},
+        },
+        {
+            **{'error': 'OfLater', 'kwargs': {}, 'base': 'Failed'},
+            'message': f'it says{FORGED[0]}\r\x1b[2J',
+        },
+    ],
+)
+def test_an_agent_s_error_is_one_line_of_a_log(reply: dict[str, Any]) -> None:
+    with pytest.raises(exception.NovaExtException) as told:
+        wire.parse_reply(reply)
+    assert str(told.value).isprintable()
+    assert 'it saysa 2026' in str(told.value)
 
 
 def test_the_status_is_all_that_can_be_seen(agent: BusAgent) -> None:

@@ -428,4 +428,4 @@ def test_a_way_to_another_directory_is_refused(host: Host) -> None:
         assert isinstance(error, exception.InvalidOverlay)
         assert 'not a plain file name' in str(error)
     # What no path can hold is no message to it.
-    assert 'a new_file that is no text' in str(_refused(host, 'a\0b'))
+    assert 'a new_file that is not plain text' in str(_refused(host, 'a\0b'))

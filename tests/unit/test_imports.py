@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[2] / 'nova_ext'
 
 LEAVES = {
     *('exception', 'conf', 'context', 'enforcer', 'log', 'patience'),
-    'policies',
+    *('plain', 'policies'),
 }
 
 # Room → what its modules may import, besides each other: rooms or modules.

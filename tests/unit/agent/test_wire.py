@@ -43,8 +43,8 @@ def test_an_error_is_the_same_on_the_other_side(
 
 
 def test_a_request_and_its_result_cross() -> None:
-    info = {'snapshot_id': 's', 'type': 'qcow2', 'new_file': '\u2603"\n'}
-    arguments = {'volume_id': '\u2603"\n', 'create_info': info}
+    info = {'snapshot_id': 's', 'type': 'qcow2', 'new_file': '\u2603"'}
+    arguments = {'volume_id': '\u2603"', 'create_info': info}
     line = wire.encode(wire.request('volume_snapshot_create', arguments))
     assert wire.parse_request(wire.decode(line)) == (
         'volume_snapshot_create',
