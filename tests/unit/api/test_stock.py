@@ -139,7 +139,9 @@ FILTERS = {
 def options(request: pytest.FixtureRequest) -> Iterator[None]:
     cfg.CONF.register_opts(cors.CORS_OPTS, group='cors')
     cfg.CONF.register_opts(http_proxy_to_wsgi.OPTS, group='oslo_middleware')
-    cfg.CONF.register_opts(sizelimit.OPTS, group='oslo_middleware')
+    # Their name until oslo.middleware 6.4.
+    size_opts = getattr(sizelimit, 'OPTS', None) or sizelimit._opts
+    cfg.CONF.register_opts(size_opts, group='oslo_middleware')
     stock.set_defaults()
     switched = {
         'cors.allowed_origin': [ORIGIN],
