@@ -364,19 +364,29 @@ def setup(
         description=description,
     )
     nova_ext_log.setup(conf)
+    name_exposed_files(conf)
+    return conf
+
+
+def name_exposed_files(conf: cfg.ConfigOpts) -> None:
+    """Warn of the configuration files whose passwords all may read."""
     for path in exposed_files(conf):
         LOG.warning(
             '%s has a password in it, and everybody on this host may read '
             'it. Run "chmod o-rwx" on it.',
             path,
         )
-    return conf
 
 
 def exposed_files(conf: cfg.ConfigOpts) -> list[str]:
     """The configuration files whose passwords everybody may read."""
     found = []
-    for path in conf.config_file or ():
+    below = [
+        str(path)
+        for directory in conf.config_dir or ()
+        for path in sorted(pathlib.Path(directory).glob('*.conf'))
+    ]
+    for path in [*(conf.config_file or ()), *below]:
         with contextlib.suppress(OSError), open(path, 'rb') as file:
             mode = os.fstat(file.fileno()).st_mode
             if mode & stat.S_IROTH and _PASSWORD.search(file.read()):

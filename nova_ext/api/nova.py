@@ -91,6 +91,7 @@ def _configure(
         default_config_files=files or [],
         default_config_dirs=[] if config_file else process.config_dir or [],
     )
+    nova_ext_conf.name_exposed_files(conf)
     for name, value in options.items():
         conf.set_override(name, value, group='nova_ext')
     return conf

@@ -41,17 +41,18 @@ HOST = 'this-host'
 
 
 class Tap:
-    """A copy of each request that is sent to an agent by the bus."""
+    """A copy of each message on the bus: requests, replies, heartbeats."""
 
     def __init__(self, broker: RabbitMQ) -> None:
         self.payloads: list[bytes] = []
+        broker.control('trace_on')
         self._connection = kombu.Connection(
             broker.url.replace('rabbit', 'amqp')
         )
         channel = self._connection.channel()
         queue = kombu.Queue(f'tap-{uuid.uuid4()}', exclusive=True)(channel)
         queue.declare()
-        queue.bind_to('nova_ext', routing_key='#')
+        queue.bind_to('amq.rabbitmq.trace', routing_key='#')
         self._consumer = kombu.Consumer(
             channel, [queue], on_message=self._take, no_ack=True
         )
@@ -217,7 +218,8 @@ def test_no_secret_is_written_answered_or_sent(
     written['answers'] = '\n'.join(scene.answers).encode()
     written['stdout'] = said.encode()
     written['payloads'] = b'\n'.join(tap.payloads)
-    assert volume_id.encode() in written['payloads']
+    for witness in (volume_id, 'volume_snapshot_create', 'understands'):
+        assert witness.encode() in written['payloads'], witness
     for name, secret in known.items():
         for form in _forms(secret):
             for where, content in written.items():

@@ -12,6 +12,8 @@ from oslo_config import cfg
 
 from nova_ext import bus
 from nova_ext import conf as nova_ext_conf
+from nova_ext.api import nova
+from tests.fixtures import written
 
 WITH_PASSWORD = [
     'password = x',
@@ -58,6 +60,40 @@ def test_a_file_with_a_password_is_named(
     assert nova_ext_conf.exposed_files(conf) == [str(path)] * exposed
     said = ''.join(capsys.readouterr())
     assert ('everybody on this host' in said) is exposed
+
+
+def test_a_file_of_a_directory_of_files_counts(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / 'conf.d' / '10-cinder.conf'
+    path.parent.mkdir()
+    path.write_text('[nova_ext_cinder]\npassword = x\n')
+    path.chmod(0o644)
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[], default_config_dirs=[str(path.parent)])
+    assert nova_ext_conf.exposed_files(conf) == [str(path)]
+
+
+def test_what_a_run_of_tests_has_written_is_searched(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(written, '_secrets', set())
+    log = tmp_path / 'state' / 'agent.log.1'
+    log.parent.mkdir()
+    log.write_text('what a word: S3CRET')
+    written.search(tmp_path)
+    assert written.remember('S3CRET') == 'S3CRET'
+    with pytest.raises(written.Leaked, match='agent.log.1') as told:
+        written.search(tmp_path)
+    assert 'S3CRET' not in str(told.value)
+
+
+def test_in_nova_api_it_is_named_too(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / 'nova_ext.conf'
+    path.write_text('[nova_ext_cinder]\npassword = x\n')
+    path.chmod(0o644)
+    nova._configure(cfg.ConfigOpts(), str(path), compute_api='libvirt')
+    assert f'{path} has a password in it' in caplog.text
 
 
 @pytest.mark.parametrize(
