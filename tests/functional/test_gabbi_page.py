@@ -24,6 +24,8 @@ PAGE = (
     / 'gabbi.rst'
 ).read_text('utf-8')
 PREFIX = 'NOVA_EXT_'
+# Of Nova, of which the page gives the numbers of differences.
+_RELEASE = 34
 # What the commands of the page set.
 MADE = {'NESTED', 'LARGEST', 'TOO_LARGE'}
 
@@ -54,7 +56,7 @@ def _expected(path: pathlib.Path) -> list[str]:
     assert checks
     asked = _variables(yaml.dump(requests))
     alone, filtered = (
-        len(listed(*lists).get(path.stem, ()))
+        len(listed(_RELEASE, *lists).get(path.stem, ()))
         for lists in (('pipeline', 'resource'), ('pipeline',))
     )
     return [
