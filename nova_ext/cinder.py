@@ -120,6 +120,11 @@ class Cinder:
             raise cfg.ConfigFileValueError(
                 f'[{group}] auth_type cannot be used: {error}'
             ) from None
+        if auth is None:
+            raise cfg.ConfigFileValueError(
+                f'[{group}] auth_type is not set. Set it to "password", or '
+                'to what else Cinder takes, and beside it what that wants.'
+            )
         _check_urls(conf)
         session = loading.load_session_from_conf_options(
             conf, group, auth=auth

@@ -228,6 +228,8 @@ def test_options_that_cannot_be_used_are_said_to_be(
 ) -> None:
     with pytest.raises(cfg.Error, match=r'\[nova_ext_cinder\].* abacus'):
         _client(double, auth_type='abacus')
+    with pytest.raises(cfg.Error, match='auth_type is not set'):
+        _client(double, auth_type=None)
 
 
 def test_without_an_endpoint_there_is_no_answer(double: CinderDouble) -> None:

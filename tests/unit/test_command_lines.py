@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -83,3 +85,23 @@ def test_what_is_not_read_to_its_end_is_no_error() -> None:
     process.stdout.close()
     _, said = process.communicate(timeout=60)
     assert said == ''
+
+
+def test_a_doctor_says_nothing_but_findings(tmp_path: pathlib.Path) -> None:
+    config = tmp_path / 'nova_ext.conf'
+    user = 'auth_type = password\nauth_url = http://127.0.0.1:9\n'
+    config.write_text(
+        f'[keystone_authtoken]\n{user}\n[nova_ext_cinder]\n{user}\n'
+        '[nova_ext_agent]\nreports = cinder\n'
+    )
+    run = subprocess.run(
+        [
+            *(sys.executable, '-m', 'nova_ext.cmd.manage'),
+            *(f'--config-file={config}', 'doctor', '--json'),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (run.returncode, run.stderr) == (1, '')
+    assert json.loads(run.stdout)

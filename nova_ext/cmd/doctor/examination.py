@@ -44,7 +44,7 @@ def run(conf: cfg.ConfigOpts, options: argparse.Namespace) -> int:
     """Print each finding; exit status 1 if something is wrong."""
     findings = []
     # What a library logs is said by the finding, or of no use here.
-    logging.lastResort = None
+    logging.lastResort = logging.NullHandler()
     warnings.simplefilter('ignore')
     for found in examine(conf, options):
         findings.append(found)
