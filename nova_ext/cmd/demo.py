@@ -280,6 +280,10 @@ def main() -> int:
     try:
         with _Service(directory, arguments.port).running() as service:
             return 0 if _demo(service, arguments.stay) else 1
+    except KeyboardInterrupt:
+        print('nova-ext-demo: interrupted', file=sys.stderr)
+        # As a shell has it: 128 and the number of SIGINT.
+        return 130
     except (DemoFailed, RuntimeError, OSError) as error:
         print(f'nova-ext-demo: {error}', file=sys.stderr)
         log = directory / 'nova_ext.log'

@@ -31,6 +31,8 @@ from nova_ext.compute import libvirt as agent
 
 _TIMEOUT_SECONDS = 30.0
 _WATCH_SECONDS = 1.0
+# As a shell has it: 128 and the number of SIGINT.
+_INTERRUPTED = 130
 _JSON = 'as a document for scripts'
 _MOVING = ('PENDING', 'RUNNING', 'VERIFYING', 'REFRESHING')
 
@@ -104,6 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _main(argv)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        # What was asked of the agent goes on there.
+        return _INTERRUPTED
     except BrokenPipeError:
         # NOTE: who pipes this into "head" wants no more, and no traceback
         # from the flush at the end either.

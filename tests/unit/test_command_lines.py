@@ -105,3 +105,37 @@ def test_a_doctor_says_nothing_but_findings(tmp_path: pathlib.Path) -> None:
     )
     assert (run.returncode, run.stderr) == (1, '')
     assert json.loads(run.stdout)
+
+
+# Interrupts a command where it waits longest.
+INTERRUPTED = (
+    'import sys\n'
+    'from unittest import mock\n'
+    "for name in ('libvirt', 'libvirt_qemu'):\n"
+    '    sys.modules[name] = mock.MagicMock()\n'
+    'from nova_ext.cmd import {command}\n'
+    'sys.argv[1:] = {argv}\n'
+    'with mock.patch.object({place}, side_effect=KeyboardInterrupt):\n'
+    '    sys.exit({command}.main())\n'
+)
+
+
+@pytest.mark.parametrize(
+    ('command', 'argv', 'place', 'said'),
+    [
+        ('demo', [], 'demo._Service, "running"', 'interrupted'),
+        ('manage', ['job', 'watch', '1'], 'manage.agent, "ComputeAPI"', ''),
+    ],
+)
+def test_ctrl_c_is_no_error_of_the_program(
+    command: str, argv: list[str], place: str, said: str
+) -> None:
+    script = INTERRUPTED.format(command=command, argv=argv, place=place)
+    run = subprocess.run(
+        [sys.executable, '-c', script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 130
+    assert run.stderr == (f'nova-ext-{command}: {said}\n' if said else '')
