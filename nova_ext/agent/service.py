@@ -180,6 +180,14 @@ class Service:
         except (cfg.Error, ValueError, OSError) as error:
             LOG.error('All options stay as they were: %s', error)
             return
+        except SystemExit:
+            # NOTE: oslo.config's way with what a command line may have, too.
+            LOG.error(
+                'All options stay as they were: one that is an option of the '
+                'command line, too, has a bad value, which the standard error '
+                'output names'
+            )
+            return
         # It leaves out what is secret.
         self._conf.log_opt_values(LOG, logging.DEBUG)
 

@@ -233,6 +233,7 @@ def test_bad_options_leave_the_old_ones(host: Host) -> None:
             ('[nova_ext_agent]\nbandwidth = much\n', 'much'),
             ('[nova_ext_agent]\nreply_wait = 1000\n', '300'),
             ('nonsense\n', 'agent.conf'),
+            ('[DEFAULT]\ndebug = maybe\n', 'standard error output'),
         ],
         start=1,
     ):
