@@ -66,6 +66,22 @@ def init(conf: cfg.ConfigOpts) -> Enforcer:
     return enforcer
 
 
+def load(conf: cfg.ConfigOpts) -> Enforcer:
+    """The same, with the operator's changes read already.
+
+    :raises: oslo_config.cfg.Error for a file that can't be used
+    """
+    enforcer = init(conf)
+    try:
+        enforcer.load_rules()
+    except (ValueError, OSError) as error:
+        raise cfg.Error(
+            f'[oslo_policy] policy_file {conf.oslo_policy.policy_file} cannot '
+            f'be used: {error}. "oslopolicy-validator" looks at it.'
+        ) from error
+    return enforcer
+
+
 def get_enforcer() -> Enforcer:
     """What the oslo.policy command-line tools call."""
     conf = cfg.ConfigOpts()

@@ -192,7 +192,7 @@ class ContextFilter:
         self, app: router.Application, conf: cfg.ConfigOpts, strategy: str
     ) -> None:
         self._app = app
-        self._enforcer = policies.init(conf)
+        self._enforcer = policies.load(conf)
         self._identify = {
             'keystone': self._keystone,
             'http_basic': self._http_basic,

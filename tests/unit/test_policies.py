@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
 from oslo_config import cfg
 from oslo_policy import policy
@@ -110,3 +112,16 @@ def test_an_enforcer_does_not_share_its_rules(
     enforcer.registered_rules[policies.CREATE]._check_str = '!'
     rules = {rule.name: rule.check_str for rule in policies.list_rules()}
     assert rules[policies.CREATE] == 'rule:service_or_admin'
+
+
+def test_a_file_that_cannot_be_used_is_named_at_the_start(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / 'policy.yaml'
+    path.write_text('"rule": "rule:no')
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[])
+    policies.init(conf)
+    conf.set_override('policy_file', str(path), 'oslo_policy')
+    with pytest.raises(cfg.Error, match=str(path)):
+        policies.load(conf)
