@@ -279,10 +279,14 @@ def delete_query(query: dict[str, list[str]], strict: bool) -> str | None:
 
 
 def check_id(identity: str) -> None:
-    """Refuse an id of a path that is not plain text.
+    """Refuse an id of a path that is not plain text, or a way elsewhere.
 
     :raises: :class:`nova_ext.exception.InvalidInput`
     """
+    if identity in ('.', '..'):
+        raise exception.InvalidInput(
+            reason=f'{identity!r} is no snapshot id, but a way to another path'
+        )
     if not is_plain_text(identity):
         raise exception.InvalidInput(
             reason=f'The snapshot id {identity[:_SHOWN]!r} {_PLAIN_TEXT}'

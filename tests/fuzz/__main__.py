@@ -30,13 +30,22 @@ def _child(name: str, arguments: list[str]) -> None:
     targets.fuzz(name, arguments)
 
 
-def _run(name: str, seconds: float) -> tuple[int, str]:
-    """How many inputs a target took, and what was wrong with the last."""
+def _run(
+    name: str, seconds: float, kept: pathlib.Path | None
+) -> tuple[int, str]:
+    """How many inputs a target took, and what was wrong with the last.
+
+    :param kept: where inputs that reached something new stay
+    """
     with tempfile.TemporaryDirectory() as directory:
+        found_there = directory
+        if kept is not None:
+            found_there = str(kept / name)
+            os.makedirs(found_there, exist_ok=True)
         done = subprocess.run(
             [
                 *(sys.executable, '-m', 'tests.fuzz', '--target', name, '--'),
-                *(directory, str(CORPUS / name)),
+                *(found_there, str(CORPUS / name)),
                 f'-max_total_time={max(1, round(seconds))}',
                 f'-max_len={_MAX_BYTES}',
                 '-timeout=20',
@@ -62,6 +71,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog='tox -e fuzz --')
     parser.add_argument('--minutes', type=float, default=1.0)
     parser.add_argument('--target', choices=NAMES)
+    parser.add_argument(
+        '--keep',
+        type=pathlib.Path,
+        help='directory of inputs that reached something new, for next time',
+    )
     parser.add_argument('arguments', nargs='*', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arguments and options.target:
@@ -69,7 +83,9 @@ def main() -> int:
     wanted = (options.target,) if options.target else NAMES
     inputs = faults = 0
     for name in wanted:
-        number, wrong = _run(name, options.minutes * 60 / len(wanted))
+        number, wrong = _run(
+            name, options.minutes * 60 / len(wanted), options.keep
+        )
         inputs += number
         faults += bool(wrong)
         print(f'{name}: {number} inputs', flush=True)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nova_ext import cinder, exception
+from nova_ext import cinder, exception, plain
 from nova_ext.agent import merge, wire
 from nova_ext.api import schemas
 from nova_ext.virt import chain, image, stand_in
@@ -155,10 +155,10 @@ def _xml() -> Iterator[Target]:
 def _wire() -> Iterator[Target]:
     def check(data: bytes) -> None:
         for parse in (wire.parse_request, wire.parse_reply):
-            with contextlib.suppress(
-                wire.Malformed, exception.NovaExtException
-            ):
+            try:
                 parse(wire.decode(data))
+            except (wire.Malformed, exception.NovaExtException) as error:
+                assert plain.is_plain(str(error))
 
     yield check
 
