@@ -111,6 +111,7 @@ def main() -> int:
     """Run for as long as is wanted; 0 if all was well."""
     parser = argparse.ArgumentParser(prog='tox -e soak --')
     parser.add_argument('--minutes', type=float, default=1.5)
+    parser.add_argument('--hours', type=float, default=0.0)
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
     seed = options.seed or random.randrange(1 << 30)
@@ -124,7 +125,8 @@ def main() -> int:
         host = stack.enter_context(Host(share, libvirtd).running())
         host.guest.wait_reported(1)
         soak = Soak(World(host), seed)
-        end = time.monotonic() + 60 * options.minutes
+        seconds = 3600 * options.hours or 60 * options.minutes
+        end = time.monotonic() + seconds
         try:
             while time.monotonic() < end or soak.cycles < 8:
                 soak.cycle()
