@@ -37,6 +37,11 @@ _SAMPLES = {
         'volumeId': _VOLUME_ID,
     },
 }
+# NOTE: there the services of a Nova are threads that share one connection to
+# SQLite. On a busy machine one ends the transaction of another, before there
+# is any request, and the test ends with an error.
+_RACE = 'sqlite3.OperationalError: cannot '
+_ATTEMPTS = 3
 # Those that make requests, and so need the filter: there Nova's controller,
 # which must not be asked, is. Each is run below three prefixes.
 _FAIL = {
@@ -64,6 +69,19 @@ def _run(
     nova: Nova, python: Path, paste: Path, samples: Path, native: bool
 ) -> dict[str, str]:
     """Name → what is wrong, of those of Nova's tests that do not pass."""
+    for _ in range(_ATTEMPTS):
+        wrong = _attempt(python, paste, samples, native)
+        if not any(_RACE in text for text in wrong.values()):
+            break
+    # Before Nova 34 the policy has legacy rules, which two more classes try.
+    assert len(wrong) == (31 if nova.release >= 34 else 35), sorted(wrong)
+    return {name: text for name, text in wrong.items() if text}
+
+
+def _attempt(
+    python: Path, paste: Path, samples: Path, native: bool
+) -> dict[str, str]:
+    """Name → what is wrong, or nothing, of each of Nova's tests."""
     ran = subprocess.run(
         [python, '-I', _SCRIPT, paste, samples],
         capture_output=True,
@@ -74,10 +92,7 @@ def _run(
         timeout=300,
     )
     assert ran.returncode == 0, ran.stderr[-8000:]
-    wrong = json.loads(ran.stdout.splitlines()[-1])
-    # Before Nova 34 the policy has legacy rules, which two more classes try.
-    assert len(wrong) == (31 if nova.release >= 34 else 35), sorted(wrong)
-    return {name: text for name, text in wrong.items() if text}
+    return json.loads(ran.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize('native', [True, False], ids=['threads', 'eventlet'])
