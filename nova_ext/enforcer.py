@@ -10,6 +10,7 @@ roles. What is decided is never remembered. Which rules there are is in
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 from oslo_config import cfg
 from oslo_context import context
 from oslo_policy import policy
+
+LOG = logging.getLogger(__name__)
 
 # The lower-case roles of a caller → whether a rule allows it.
 Decide = Callable[[frozenset[str]], bool]
@@ -36,19 +39,36 @@ class Enforcer(policy.Enforcer):
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         super().__init__(conf)
         self._seen: tuple[object, ...] | None = None
+        # Whether what was read last is not what is in the files.
+        self._broken = False
         self._places: dict[str, list[str]] = {}
         self._compiled: dict[str, Decide | None] = {}
 
     def load_rules(self, force_reload: bool = False) -> None:
-        """Read what has changed since the last time."""
+        """Read what has changed since the last time.
+
+        Rules that cannot be read leave all as it was.
+
+        :raises: ValueError, OSError if there are none yet
+        """
         # NOTE: looked at before anything is read: what is written meanwhile
         # is a change for the next request.
         seen = tuple(self._look())
         if force_reload or not self.use_conf or seen != self._seen:
-            # NOTE: what raises leaves the files unseen.
-            self._seen = None
-            super().load_rules(force_reload)
-            self._compiled = {}
+            kept = policy.Rules(dict(self.rules), self.rules.default_rule)
+            try:
+                super().load_rules(force_reload or self._broken)
+            except (ValueError, OSError) as error:
+                if self._seen is None:
+                    raise
+                LOG.error(
+                    'The policy stays as it was: %s. "oslopolicy-validator" '
+                    'looks at [oslo_policy] policy_file.',
+                    error,
+                )
+                self.rules, self._broken = kept, True
+            else:
+                self._compiled, self._broken = {}, False
             self._seen = seen
 
     def allows(self, action: str, caller: context.RequestContext) -> bool:

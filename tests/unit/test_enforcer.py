@@ -234,6 +234,29 @@ def test_every_change_of_a_file_is_seen_at_once(
     assert len(seen) > 4
 
 
+def test_a_part_that_is_broken_leaves_all_as_it_was(
+    tmp_path: pathlib.Path,
+) -> None:
+    main, more = tmp_path / 'policy.yaml', tmp_path / 'policy.d' / 'one.yaml'
+    more.parent.mkdir()
+    nobody, all_ = {policies.CREATE: '!'}, {policies.CREATE: '@'}
+    _write(main, {})
+    _write(more, nobody)
+    ours = policies.init(_conf(tmp_path))
+    asked = policies.CREATE, _context(CREATED)
+    assert not ours.allows(*asked)
+    # What is whole of it is not used without the rest.
+    _write(main, all_)
+    more.write_text('{')
+    assert not ours.allows(*asked)
+    assert not ours.slowly_allows(*asked)
+    _write(more, nobody)
+    assert not ours.allows(*asked)
+    _write(more, {})
+    _write(main, all_)
+    assert ours.allows(*asked)
+
+
 def test_a_file_that_appears_where_none_was_is_seen(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
