@@ -34,11 +34,20 @@ _TOKENS = {
 }
 # Ours → what is there of oslo.middleware.
 _STOCK = {
-    'egg:nova_ext#http_proxy_to_wsgi': (
+    'nova_ext.api.stock:HTTPProxyToWSGI.factory': (
         'oslo_middleware.http_proxy_to_wsgi:HTTPProxyToWSGI.factory'
     ),
-    'egg:nova_ext#request_id': 'oslo_middleware:RequestId.factory',
-    'egg:nova_ext#sizelimit': 'oslo_middleware:RequestBodySizeLimiter.factory',
+    'nova_ext.api.stock:RequestId.factory': (
+        'oslo_middleware:RequestId.factory'
+    ),
+    'nova_ext.api.stock:RequestBodySizeLimiter.factory': (
+        'oslo_middleware:RequestBodySizeLimiter.factory'
+    ),
+    # Its own factory wants this much, and reads the usual files.
+    'nova_ext.api.stock:cors_factory': (
+        'oslo_middleware.cors:filter_factory\n'
+        'allowed_origin = http://page.example.org'
+    ),
 }
 
 
@@ -156,16 +165,8 @@ def _behind_stock(path: Path) -> Path:
     """Our pipeline with the filters that Nova's has, as they are."""
     text = _PASTE.read_text()
     for ours, theirs in _STOCK.items():
-        assert f'use = {ours}\n' in text
-        text = text.replace(
-            f'use = {ours}\n', f'paste.filter_factory = {theirs}\n'
-        )
-    # Its own factory wants this much, and reads the usual files.
-    text = text.replace(
-        'use = egg:nova_ext#cors\n',
-        'paste.filter_factory = oslo_middleware.cors:filter_factory\n'
-        'allowed_origin = http://page.example.org\n',
-    )
+        assert f' = {ours}\n' in text
+        text = text.replace(f' = {ours}\n', f' = {theirs}\n')
     path.write_text(text)
     return path
 

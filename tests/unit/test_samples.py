@@ -6,6 +6,7 @@ from __future__ import annotations
 import configparser
 import pathlib
 import re
+from importlib import metadata
 
 import pytest
 
@@ -80,3 +81,26 @@ def test_the_unit_has_the_limits_of_the_page() -> None:
     unit = _read(SAMPLES / 'nova-ext-api.service')['Service']['ExecStart']
     for option in re.findall(r'--(?!bind)[a-z-]+ \d+', shown):
         assert f'{option} ' in unit
+
+
+def test_what_the_paste_file_names_has_a_name_of_its_own() -> None:
+    """For files of operators, who write "egg:nova_ext#NAME"."""
+    named = {
+        target
+        for target in re.findall(
+            r'^paste\.\w+ = (\S+)$',
+            (SAMPLES / 'api-paste.ini').read_text(),
+            re.M,
+        )
+        if target.startswith('nova_ext')
+    }
+    groups = ('app', 'composite', 'filter')
+    points = {
+        point.value: point.name
+        for group in groups
+        for point in metadata.entry_points(group=f'paste.{group}_factory')
+        if point.value.startswith('nova_ext')
+    }
+    assert named <= points.keys()
+    others = {points[value] for value in points.keys() - named}
+    assert others == {'assisted_volume_snapshots', 'nova'}
