@@ -149,6 +149,11 @@ def _ours(
                 **options,
             },
             'keystone_authtoken': _TOKENS,
+            # Nobody asks it here; the backend rpc wants to know where it is.
+            'nova_ext_cinder': {
+                'auth_type': 'none',
+                'endpoint': 'http://cinder.example.org',
+            },
             **(more or {}),
         },
     )
