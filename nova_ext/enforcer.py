@@ -68,7 +68,9 @@ class Enforcer(policy.Enforcer):
                 )
                 self.rules, self._broken = kept, True
             else:
-                self._compiled, self._broken = {}, False
+                self._broken = False
+            # NOTE: of half of the rules another thread may have made some.
+            self._compiled = {}
             self._seen = seen
 
     def allows(self, action: str, caller: context.RequestContext) -> bool:

@@ -81,10 +81,12 @@ class Control:
             raise exception.InvalidInput(
                 reason=f'{bandwidth} MiB/s is no bandwidth'
             )
-        self._hypervisor.limit(self._merging(job_id), bandwidth)
+        job = self._merging(job_id)
         run = self._sweeper.get(job_id)
         if run is not None:
+            # Also for when it is begun again.
             run.bandwidth = bandwidth
+        self._hypervisor.limit(job, bandwidth)
 
     def job_retry(self, job_id: int) -> None:
         """Try at once what a job waits to try again.

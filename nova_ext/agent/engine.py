@@ -105,10 +105,13 @@ class Engine:
 
     def _reported(self, run: Run, verdict: Verdict) -> float:
         """What follows from what Cinder said."""
-        if verdict is Verdict.CLAIMED and run.job.overlay:
-            # NOTE: a later job may have changed the file meanwhile.
-            if self._journal.later(run.job) is None:
-                self._reports.compare(run.job)
+        # NOTE: a later job may have changed the file meanwhile.
+        if (
+            verdict is Verdict.CLAIMED
+            and run.job.overlay
+            and self._journal.later(run.job) is None
+        ):
+            self._reports.compare(run.job)
         with run.lock:
             if run.asked_again and verdict is Verdict.GAVE_UP:
                 verdict = Verdict.OVERTAKEN
@@ -260,9 +263,7 @@ class Engine:
     def _start(self, run: Run) -> str:
         """Ask libvirt for what the job wants; why it refused, if it did."""
         try:
-            self._hypervisor.start(run.job)
-            if run.bandwidth is not None:
-                self._hypervisor.limit(run.job, run.bandwidth)
+            self._hypervisor.start(run.job, run.bandwidth)
         except exception.HypervisorUnavailable as error:
             run.settled_at = time.monotonic() + SETTLE_SECONDS
             return str(error)

@@ -27,7 +27,7 @@ _PATIENT_SECONDS = 86400.0
 class Stop(NamedTuple):
     """What becomes of a job that is not begun now.
 
-    :ivar seconds: until it is to be asked again; None if that is not known
+    :ivar seconds: until it is tried again; None for what the state has
     """
 
     job: Job
@@ -60,7 +60,7 @@ class Gate:
     def first(self, run: Run) -> Stop | None:
         """What keeps a job from being begun; None if nothing does.
 
-        What it holds to be missing is in `run.error`.
+        Of a fence that failed the cause is in `run.error`, too.
         """
         job = run.job
         stop = None if job.merged else self._queue(run)

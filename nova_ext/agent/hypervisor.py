@@ -125,9 +125,10 @@ class Hypervisor:
                     error,
                 )
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, bandwidth: int | None = None) -> None:
         """Ask libvirt for what a job wants.
 
+        :param bandwidth: MiB/s that a merge may do, instead of what all may
         :raises: :class:`nova_ext.exception.NovaExtException`; whatever it
             says, only a look tells what was done
         """
@@ -161,14 +162,16 @@ class Hypervisor:
                 reason='its instance was stopped or started anew before the '
                 'merge began; nothing was merged. Delete the snapshot again',
             )
+        if bandwidth is None:
+            bandwidth = self.bandwidth
         if job.kind is Kind.PULL:
             base = job.after[1] if len(job.after) > 1 else None
-            found.pull(job.target, base, self.bandwidth)
+            found.pull(job.target, base, bandwidth)
         else:
             (doomed,) = job.doomed
             base = job.before[job.before.index(doomed) + 1]
             top = None if job.kind is Kind.ACTIVE else doomed
-            found.commit(job.target, base, top, self.bandwidth)
+            found.commit(job.target, base, top, bandwidth)
 
     def _check_opened(self, job: Job) -> None:
         """Refuse to work on files that are not those that were looked at.

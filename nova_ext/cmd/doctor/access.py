@@ -136,6 +136,7 @@ def _be(call: Callable[[], object], who: Who, answer: int) -> NoReturn:
         os.setuid(who.user)
         call()
     except Exception as error:
+        # NOTE: whatever it is, it must not unwind into the parent's program.
         os.write(answer, (str(error) or repr(error)).encode())
     finally:
         os._exit(0)

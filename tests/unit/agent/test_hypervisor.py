@@ -84,6 +84,25 @@ def test_the_guest_is_frozen_for_the_switch_only(
     assert [name for name, *_ in guest.calls] == ['commit']
 
 
+def test_a_merge_is_not_begun_in_another_process(
+    hypervisor: Hypervisor, guest: fakes.Guest
+) -> None:
+    mine = guest.process()
+    with pytest.raises(exception.JobStateUnknown, match='started anew'):
+        hypervisor.start(jobs.delete(**HERE, process=f'not {mine}'))
+    assert guest.calls == []
+    hypervisor.start(jobs.delete(**HERE, process=mine))
+    assert [name for name, *_ in guest.calls] == ['commit']
+
+
+def test_an_operator_says_how_fast_a_merge_may_be(
+    hypervisor: Hypervisor, guest: fakes.Guest
+) -> None:
+    for kind in (Kind.PULL, Kind.COMMIT):
+        hypervisor.start(jobs.delete(**HERE, kind=kind), 7)
+        assert guest.calls.pop()[-1] == 7
+
+
 def test_a_job_that_cannot_be_cancelled_is_looked_at_again(
     hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host
 ) -> None:

@@ -147,7 +147,7 @@ class Engine:
         self.seen.append((name, row[0]))
 
     def _noting(self, name: str, answer: Any) -> Callable[[Job], Any]:
-        def noted(job: Job) -> Any:
+        def noted(job: Job, *_: Any) -> Any:
             self._note(name, job)
             return answer
 
@@ -163,7 +163,7 @@ class Engine:
         self._note(f'refresh {used}', job)
         return self.records.pop(0) if self.records else Record.RIGHT
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, bandwidth: int | None) -> None:
         self._note('start', job)
         if self.start_error is None or self.starts_before_it_fails:
             self.world = Chain.AFTER
