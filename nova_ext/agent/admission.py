@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nova_ext import exception
 from nova_ext.agent import merge, overlay, quiesce
 from nova_ext.agent.job import Job, Kind, Operation, State
-from nova_ext.virt import chain, image
+from nova_ext.virt import chain, guest, image
 
 if TYPE_CHECKING:
     from nova_ext.virt import host
@@ -140,7 +140,7 @@ class Admission:
             deadline=now + self.delete_limit,
             patient=not self.cancel_late,
             stored=stored,
-            process='' if stored else attachment.guest.process(),
+            process=guest.process(attachment.domain),
         )
 
     def repeat(self, known: Job, now: float) -> Job | None:
@@ -208,7 +208,7 @@ class Admission:
             accepted_at=now,
             deadline=now + self.delete_limit,
             stored=False,
-            process=attachment.guest.process(),
+            process=guest.process(attachment.domain),
             state=State.PENDING,
             succeeded=None,
             reason='',
@@ -267,29 +267,33 @@ class Admission:
         self, volume_id: str, attachment: host.Attachment, method: str
     ) -> bool:
         """Whether the guest is off; refuses states that forbid a change."""
-        guest = attachment.guest
-        state = guest.state()
+        found = attachment.guest
+        state = found.state()
+        stored = attachment.domain.number is None
+        trouble = None
         if state not in ('running', 'paused', 'shut off'):
-            raise exception.InstanceInvalidState(
-                instance_id=guest.uuid, state=f'is {state}', method=method
+            trouble = f'is {state}'
+        elif stored != (state == 'shut off'):
+            trouble = 'is being started or stopped'
+        elif stored and found.has_managed_save():
+            trouble = (
+                'has a saved memory image, which names the old files '
+                '(suspended)'
             )
-        if guest.has_managed_save():
+        if trouble:
             raise exception.InstanceInvalidState(
-                instance_id=guest.uuid,
-                state='has a saved memory image, which names the old files '
-                '(suspended)',
-                method=method,
+                instance_id=found.uuid, state=trouble, method=method
             )
-        if not guest.has_process():
+        if stored:
             return True
         busy = None
-        if guest.has_job():
+        if found.has_job():
             busy = 'the instance is being migrated, saved or backed up'
-        elif attachment.disk.busy or guest.block_job(attachment.disk.target):
+        elif attachment.disk.busy or found.block_job(attachment.disk.target):
             busy = 'a block job is under way on the disk'
         if busy:
             raise exception.BlockJobExists(
-                volume_id=volume_id, instance_id=guest.uuid, reason=busy
+                volume_id=volume_id, instance_id=found.uuid, reason=busy
             )
         return False
 

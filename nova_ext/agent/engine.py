@@ -33,6 +33,8 @@ SETTLE_SECONDS = 35.0
 _JOB_LOOK_SECONDS = 2.0
 _LOOK_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 _REPORT_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
+# So that who waits is answered first; Cinder looks once a second itself.
+_ANSWER_SECONDS = 0.05
 _CONFIRM_SECONDS = (1.0, 1.0, 2.0, 5.0, 10.0)
 _CONFIRM_GRACE = 60.0
 _FORGET_SECONDS = 86400.0
@@ -290,7 +292,9 @@ class Engine:
             if job.succeeded is False and run.error is None:
                 run.error = failure(job)
             run.answered.set()
-        return self._pause(run) if same or working else 0.0
+        if same or working:
+            return self._pause(run)
+        return _ANSWER_SECONDS if action is Action.CONFIRM else 0.0
 
     def _is_answer(self, job: Job) -> bool:
         """Whether what a waiting request is told is certain now."""

@@ -11,9 +11,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from nova_ext import exception
+from nova_ext.agent import flushing, quiesce, transition, verify
 from nova_ext.agent import job as agent_job
-from nova_ext.agent import quiesce, transition, verify
 from nova_ext.agent.job import Job, Kind
+from nova_ext.virt import guest as virt_guest
 from nova_ext.virt import image, stand_in
 
 if TYPE_CHECKING:
@@ -66,12 +67,19 @@ class Hypervisor:
 
     def look(self, job: Job) -> transition.Chain:
         """What the chain of a job is now."""
-        chain = verify.look(job, self._host, self._files)
+        flush = flushing.Flush(job)
+        chain = verify.look(job, self._host, self._files, flush)
+        flush.wait()
         if chain is transition.Chain.STALE:
             chain = self._refreshed(job)
-        if chain is not transition.Chain.AFTER or not job.merges:
+        if chain is not transition.Chain.AFTER or not flush.wanted:
             return chain
-        return chain if job.flushed else self._flushed(job)
+        if flush.error is not None:
+            LOG.warning(
+                'Cannot flush %s: %s', agent_job.describe(job), flush.error
+            )
+            return transition.Chain.UNKNOWN
+        return chain if flush.done else self._unsafe(job)
 
     def _refreshed(self, job: Job) -> transition.Chain:
         """Another look after the stored definition was made to agree.
@@ -86,26 +94,6 @@ class Hypervisor:
         chain = verify.look(job, self._host, self._files)
         stale = chain is transition.Chain.STALE
         return transition.Chain.OTHER if stale else chain
-
-    def _flushed(self, job: Job) -> transition.Chain:
-        """AFTER once what was merged is on disk, whatever becomes of QEMU."""
-        try:
-            found = self._host.guest(job.worker_id)
-            # NOTE: had the process been killed, perhaps to be started again,
-            # the header would look the same.
-            if (
-                found is None
-                or not found.has_process()
-                or (job.process and found.process() != job.process)
-            ):
-                return self._unsafe(job)
-            # NOTE: QEMU has flushed a base before a commit counts as over.
-            if job.kind is Kind.PULL:
-                found.flush(job.target)
-        except exception.NovaExtException as error:
-            LOG.warning('Cannot flush %s: %s', agent_job.describe(job), error)
-            return transition.Chain.UNKNOWN
-        return transition.Chain.AFTER
 
     def _unsafe(self, job: Job) -> transition.Chain:
         # NOTE: whoever mends the headers shall not have to mend libvirt too.
@@ -135,9 +123,10 @@ class Hypervisor:
         if job.kind is Kind.OVERLAY:
             self._switch(job)
             return
-        found = self._host.guest(job.instance_id)
-        if found is None:
+        described = self._host.described(job.instance_id)
+        if described is None:
             raise exception.VolumeNotAttached(volume_id=job.volume_id)
+        found, domain = described
         if job.stored:
             name = f'nova-ext-{job.worker_id}'
             try:
@@ -154,7 +143,7 @@ class Hypervisor:
                 ) from None
             found = self._host.start_paused(xml)
             self._check_opened(job)
-        elif job.process not in ('', found.process()):
+        elif job.process not in ('', virt_guest.process(domain)):
             # NOTE: a look would say of what it merges that it is perhaps not
             # on disk.
             raise exception.JobStateUnknown(

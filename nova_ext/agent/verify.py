@@ -7,7 +7,7 @@ known" is an answer of its own. Nothing is changed and nothing decided here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nova_ext import exception
 from nova_ext.agent.job import Job, Kind
@@ -18,15 +18,27 @@ if TYPE_CHECKING:
     from nova_ext.virt import guest, host
 
 
-def look(job: Job, virt_host: host.Host, files: image.Files) -> Chain:
+class Witness(Protocol):
+    """Who wants to know of a merge that is over before its files are read."""
+
+    def over(self, found: guest.Guest, domain: chain.Domain) -> None:
+        """A guest with a process has no block job on the job's disk."""
+
+
+def look(
+    job: Job,
+    virt_host: host.Host,
+    files: image.Files,
+    witness: Witness | None = None,
+) -> Chain:
     """The chain of a job now. Doubts, whatever their cause, are UNKNOWN."""
     try:
         described = virt_host.described(job.worker_id)
         if described is None and job.worker_id != job.instance_id:
             described = virt_host.described(job.instance_id)
         found, domain = described or (None, None)
-        disk = _disk(job, domain) if domain else None
-        has_process = bool(found and found.has_process())
+        disk = disk_of(job, domain) if domain else None
+        has_process = domain is not None and domain.number is not None
         if found and disk and has_process:
             if job.kind is Kind.ACTIVE and disk.committed == job.after[0]:
                 return Chain.READY
@@ -34,6 +46,8 @@ def look(job: Job, virt_host: host.Host, files: image.Files) -> Chain:
                 return Chain.RUNNING
             if found.is_occupied():
                 return Chain.UNKNOWN
+        if witness and found and domain and has_process:
+            witness.over(found, domain)
         seen = files.look(job.before[0], _compare, job, disk, has_process)
         if seen is Chain.AFTER and found and has_process:
             return _next_start(job, found)
@@ -47,7 +61,7 @@ def _next_start(job: Job, found: guest.Guest) -> Chain:
     # NOTE: where libvirtd was killed in the call its two definitions differ
     # for ever. Nova writes them anew for each start.
     stored = found.stored()
-    if stored is None or stored.of_nova:
+    if stored.of_nova:
         return Chain.AFTER
     for disk in stored.disks:
         if disk.serial == job.volume_id and disk.layers:
@@ -58,7 +72,8 @@ def _next_start(job: Job, found: guest.Guest) -> Chain:
     return Chain.AFTER
 
 
-def _disk(job: Job, domain: chain.Domain) -> chain.Disk | None:
+def disk_of(job: Job, domain: chain.Domain) -> chain.Disk | None:
+    """The disk of a job; None if the guest does not have it any more."""
     # A stand-in is made for the disk, which has no serial there.
     serial = job.volume_id if domain.uuid == job.instance_id else None
     for disk in domain.disks:

@@ -9,6 +9,7 @@ agent/; in particular nothing here ever guesses success.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from xml.etree import ElementTree  # noqa: S405 (only written here)
@@ -83,6 +84,21 @@ def _alive(alive: Callable[[], object]) -> bool:
         return False
 
 
+@functools.cache
+def _boot() -> str:
+    with open('/proc/sys/kernel/random/boot_id') as file:
+        return file.read().strip()
+
+
+def process(domain: chain.Domain) -> str:
+    """Which process a guest has: another one after each start.
+
+    :returns: empty if it has none
+    """
+    # NOTE: libvirt counts from 1 again when the host was started anew.
+    return '' if domain.number is None else f'{_boot()} {domain.number}'
+
+
 def snapshot_xml(target: str, new_path: str, others: Iterable[str]) -> str:
     """What libvirt is asked to do to each disk of a guest.
 
@@ -119,10 +135,8 @@ class Guest:
         """The live definition; of a guest that is off the stored one."""
         return self._parse(self._call(self._domain.XMLDesc, 0))
 
-    def stored(self) -> chain.Domain | None:
-        """The definition of its next start; None if it has none."""
-        if not self._call(self._domain.isPersistent):
-            return None
+    def stored(self) -> chain.Domain:
+        """The definition of its next start; the live one if it has none."""
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE
         return self._parse(self._call(self._domain.XMLDesc, flags))
 
@@ -139,19 +153,6 @@ class Guest:
         """One of the values of ``STATES``, or ``in no state``."""
         number = self._call(self._domain.state)[0]
         return STATES.get(number, 'in no state')
-
-    def has_process(self) -> bool:
-        """Whether a QEMU process runs for it, executing or not."""
-        return bool(self._call(self._domain.isActive))
-
-    def process(self) -> str:
-        """Which process that is: another one after each start."""
-        # NOTE: libvirt counts from 1 again when the host was started anew.
-        with open('/proc/sys/kernel/random/boot_id') as file:
-            boot = file.read().strip()
-        # NOTE: a handle keeps the number that there was when it was made.
-        lookup = self._domain.connect().lookupByUUIDString
-        return f'{boot} {self._call(lookup, self.uuid).ID()}'
 
     def has_managed_save(self) -> bool:
         """Whether its memory is saved in a file that names its disks."""

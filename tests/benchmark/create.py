@@ -155,6 +155,8 @@ def _take(
             ways[way](overlays[-1])
             taken[way].append(time.perf_counter() - started)
             parts.check(overlays[-1])
+            # What follows an answer is not within the next one's clock.
+            parts.settle([])
         if number % _ROUNDS_PER_CHAIN == 0:
             parts.settle(overlays)
             parts.flatten()

@@ -64,8 +64,8 @@ READS = {
         ),
     },
     'nova_ext.virt.guest:Guest': {
-        *('describe', 'state', 'has_process', 'has_managed_save', 'has_job'),
-        *('is_occupied', 'block_job', 'limit_agent', 'process', 'stored'),
+        *('describe', 'state', 'has_managed_save', 'has_job'),
+        *('is_occupied', 'block_job', 'limit_agent', 'stored'),
     },
     'nova_ext.virt.host:Host': {
         *('close', 'connect', 'guest', 'attachments', 'volumes'),

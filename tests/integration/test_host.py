@@ -12,6 +12,7 @@ import libvirt
 import pytest
 
 from nova_ext import exception
+from nova_ext.virt import guest
 from nova_ext.virt.host import Host
 from nova_ext.virt.private import PrivateLibvirtd
 
@@ -52,13 +53,12 @@ def test_a_guest_is_known_until_it_is_gone(host: Host) -> None:
 def test_each_start_is_another_process_whoever_asks(host: Host) -> None:
     domain = host.connect().defineXML(GUEST.format(name='one', uuid=UUID))
     try:
-        found = host.described(UUID)
-        assert found is not None
-        guest, _ = found
-        seen = {guest.process()}
-        for _ in range(2):
+        seen = set()
+        for _ in range(3):
             domain.create()
-            seen.add(guest.process())
+            found = host.described(UUID)
+            assert found is not None
+            seen.add(guest.process(found[1]))
             domain.destroy()
         assert len(seen) == 3
     finally:

@@ -60,9 +60,8 @@ class Guest:
         self.disks = disks
         self.agent = agent
         self.said_state = 'running'
-        self.has_qemu = True
+        self.number: int | None = 1
         self.next_start: chain.Domain | None = None
-        self.process_name = 'boot 1'
         self.saved = self.working = self.occupied = False
         self.jobs: dict[str, object] = {}
         self.calls: list[tuple[Any, ...]] = []
@@ -70,16 +69,15 @@ class Guest:
 
     def describe(self) -> chain.Domain:
         self._check('describe')
-        return chain.Domain(self.uuid, 'guest', self.disks, self.agent)
+        return chain.Domain(
+            self.uuid, 'guest', self.disks, self.agent, number=self.number
+        )
 
-    def stored(self) -> chain.Domain | None:
-        return self.next_start
+    def stored(self) -> chain.Domain:
+        return self.next_start or self.describe()
 
     def state(self) -> str:
         return self.said_state
-
-    def has_process(self) -> bool:
-        return self.has_qemu
 
     def has_managed_save(self) -> bool:
         return self.saved
@@ -98,9 +96,6 @@ class Guest:
         self, target: str, new_path: str, others: Iterable[str]
     ) -> None:
         self._called('snapshot', target, new_path, sorted(others))
-
-    def process(self) -> str:
-        return self.process_name
 
     def pull(self, target: str, base: str | None, bandwidth: int = 0) -> None:
         self._called('pull', target, base, bandwidth)

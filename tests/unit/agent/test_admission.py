@@ -12,7 +12,7 @@ from nova_ext import exception
 from nova_ext.agent import merge
 from nova_ext.agent.admission import Admission
 from nova_ext.agent.job import Job, Kind, Operation, State
-from nova_ext.virt import chain, image
+from nova_ext.virt import chain, guest, image
 from tests.unit.agent import fakes
 
 NOW = 1000.0
@@ -93,7 +93,7 @@ def test_a_guest_may_be_paused(scene: Scene, state: str) -> None:
 
 
 def test_of_a_guest_that_is_off_the_definition_changes(scene: Scene) -> None:
-    scene.guest.said_state, scene.guest.has_qemu = 'shut off', False
+    scene.guest.said_state, scene.guest.number = 'shut off', None
     scene.share.opened = {}
     scene.change_disk(layers=scene.guest.disks[0].layers[:1])
     job = scene.create()
@@ -102,7 +102,7 @@ def test_of_a_guest_that_is_off_the_definition_changes(scene: Scene) -> None:
 
 
 def test_a_definition_with_another_chain_is_refused(scene: Scene) -> None:
-    scene.guest.said_state, scene.guest.has_qemu = 'shut off', False
+    scene.guest.said_state, scene.guest.number = 'shut off', None
     scene.share.opened = {}
     scene.change_disk(layers=scene.guest.disks[0].layers[:2])
     with pytest.raises(exception.JobStateUnknown, match='s2 <- s3, and'):
@@ -121,7 +121,7 @@ def test_other_states_are_refused(scene: Scene, state: str) -> None:
 
 
 def test_a_saved_memory_image_is_refused(scene: Scene) -> None:
-    scene.guest.said_state, scene.guest.has_qemu = 'shut off', False
+    scene.guest.said_state, scene.guest.number = 'shut off', None
     scene.guest.saved = True
     with pytest.raises(exception.InstanceInvalidState, match='saved memory'):
         scene.create()
@@ -138,6 +138,20 @@ def test_a_volume_must_have_one_attachment(scene: Scene) -> None:
         scene.create()
     with pytest.raises(exception.VolumeNotAttached):
         scene.delete(file_to_merge=None, merge_target_file=None)
+
+
+@pytest.mark.parametrize(
+    ('state', 'number'), [('shut off', 7), ('running', None)]
+)
+def test_a_guest_on_its_way_is_neither_on_nor_off(
+    scene: Scene, state: str, number: int | None
+) -> None:
+    scene.guest.said_state, scene.guest.number = state, number
+    for call in (scene.create, lambda: scene.delete(file_to_merge=None)):
+        with pytest.raises(
+            exception.InstanceInvalidState, match='started or stopped'
+        ):
+            call()
 
 
 def test_a_volume_twice_in_one_guest_is_refused(scene: Scene) -> None:
@@ -287,7 +301,7 @@ def test_a_delete_becomes_a_job(
         kind=kind,
         base=target or file_to_merge,
         top=target and file_to_merge,
-        process='boot 1',
+        process=guest.process(scene.guest.describe()),
         instance_id=fakes.INSTANCE,
         target=fakes.TARGET,
         before=scene.paths(*scene.names),
@@ -347,7 +361,7 @@ def test_a_name_that_two_layers_have_is_no_name(scene: Scene) -> None:
 
 
 def _switch_off(scene: Scene) -> None:
-    scene.guest.said_state, scene.guest.has_qemu = 'shut off', False
+    scene.guest.said_state, scene.guest.number = 'shut off', None
     scene.share.open()
 
 

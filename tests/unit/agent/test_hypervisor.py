@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from unittest import mock
 
 import pytest
@@ -12,11 +13,21 @@ from nova_ext.agent import verify
 from nova_ext.agent.hypervisor import Hypervisor
 from nova_ext.agent.job import Job, Kind
 from nova_ext.agent.transition import Chain
+from nova_ext.virt import guest as virt_guest
 from nova_ext.virt import image
 from tests.unit.agent import fakes, jobs
 
-HERE = {'instance_id': fakes.INSTANCE, 'target': fakes.TARGET}
+HERE = {
+    'instance_id': fakes.INSTANCE,
+    'target': fakes.TARGET,
+    'volume_id': fakes.VOLUME,
+}
 S2, S1, V = '/share/v.s2', '/share/v.s1', '/share/v'
+
+
+def now(guest: fakes.Guest) -> str:
+    """The process that a guest has."""
+    return virt_guest.process(guest.describe())
 
 
 @pytest.fixture
@@ -87,7 +98,7 @@ def test_the_guest_is_frozen_for_the_switch_only(
 def test_a_merge_is_not_begun_in_another_process(
     hypervisor: Hypervisor, guest: fakes.Guest
 ) -> None:
-    mine = guest.process()
+    mine = now(guest)
     with pytest.raises(exception.JobStateUnknown, match='started anew'):
         hypervisor.start(jobs.delete(**HERE, process=f'not {mine}'))
     assert guest.calls == []
@@ -135,66 +146,100 @@ def test_a_check_needs_libvirt(
         hypervisor.check()
 
 
+class Looks:
+    """In place of looks at files: what libvirt says is asked all the same.
+
+    :ivar chain: what each is said to have found
+    """
+
+    def __init__(self) -> None:
+        self.chain = Chain.AFTER
+
+    def __call__(
+        self,
+        job: Job,
+        host: fakes.Host,
+        files: image.Files,
+        witness: verify.Witness | None = None,
+    ) -> Chain:
+        try:
+            described = host.described(job.worker_id)
+        except exception.NovaExtException:
+            return Chain.UNKNOWN
+        if witness and described and described[1].number is not None:
+            witness.over(*described)  # type: ignore[arg-type]
+        return self.chain
+
+
+@pytest.fixture
+def looks() -> Iterator[Looks]:
+    looks = Looks()
+    with mock.patch.object(verify, 'look', autospec=True, side_effect=looks):
+        yield looks
+
+
 @pytest.mark.parametrize(
     'chain', [chain for chain in Chain if chain is not Chain.STALE]
 )
 def test_what_was_pulled_is_on_disk_before_it_counts(
-    hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host, chain: Chain
+    hypervisor: Hypervisor, guest: fakes.Guest, looks: Looks, chain: Chain
 ) -> None:
     job = jobs.delete(**HERE, kind=Kind.PULL)
-    with mock.patch.object(verify, 'look', autospec=True) as look:
-        look.return_value = chain
-        assert hypervisor.look(job) is chain
-        flushed = [('flush', 'vdb')] if chain is Chain.AFTER else []
-        assert guest.calls == flushed
-        # The other kinds leave nothing in the memory of a living QEMU.
-        for other in (jobs.create(**HERE), jobs.delete(**HERE)):
-            assert hypervisor.look(other) is chain
-        assert guest.calls == flushed
+    looks.chain = chain
+    assert hypervisor.look(job) is chain
+    assert guest.calls == [('flush', 'vdb')]
+    # The other kinds leave nothing in the memory of a living QEMU, nor does
+    # a disk that it was told to close.
+    for other in (jobs.create(**HERE), jobs.delete(**HERE)):
+        assert hypervisor.look(other) is chain
+    guest.disks = ()
+    assert hypervisor.look(job) is chain
+    assert guest.calls == [('flush', 'vdb')]
 
 
 @pytest.mark.parametrize('kind', [Kind.PULL, Kind.COMMIT])
 def test_what_another_process_merged_is_not_sure_to_be_on_disk(
-    hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host, kind: Kind
+    hypervisor: Hypervisor, guest: fakes.Guest, looks: Looks, kind: Kind
 ) -> None:
-    job = jobs.delete(**HERE, kind=kind, process=guest.process())
-    with mock.patch.object(verify, 'look', autospec=True) as look:
-        look.return_value = Chain.AFTER
-        assert hypervisor.look(job) is Chain.AFTER
-        guest.process_name = 'boot 2'
-        assert hypervisor.look(job) is Chain.UNSAFE
-        # The headers are mended by hand, and libvirt shall read them then.
-        assert guest.calls[-1] == ('forget_backing', 'vdb')
-        guest.errors['forget_backing'] = fakes.refusal()
-        assert hypervisor.look(job) is Chain.UNSAFE
-        guest.process_name, guest.has_qemu = job.process, False
-        assert hypervisor.look(job) is Chain.UNSAFE
-        done = job.to(job.state, flushed=True)
-        assert hypervisor.look(done) is Chain.AFTER
+    job = jobs.delete(**HERE, kind=kind, process=now(guest))
+    assert hypervisor.look(job) is Chain.AFTER
+    guest.number = 2
+    assert hypervisor.look(job) is Chain.UNSAFE
+    # The headers are mended by hand, and libvirt shall read them then.
+    assert guest.calls[-1] == ('forget_backing', 'vdb')
+    guest.errors['forget_backing'] = fakes.refusal()
+    assert hypervisor.look(job) is Chain.UNSAFE
+    guest.number = None
+    assert hypervisor.look(job) is Chain.UNSAFE
+    done = job.to(job.state, flushed=True)
+    assert hypervisor.look(done) is Chain.AFTER
 
 
+@pytest.mark.parametrize('error', [fakes.refusal('not running'), OSError()])
 def test_a_pull_that_cannot_be_flushed_is_not_done(
-    hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host
+    hypervisor: Hypervisor,
+    guest: fakes.Guest,
+    host: fakes.Host,
+    looks: Looks,
+    error: Exception,
 ) -> None:
     job = jobs.delete(**HERE, kind=Kind.PULL)
-    with mock.patch.object(verify, 'look', autospec=True) as look:
-        look.return_value = Chain.AFTER
-        guest.errors['flush'] = fakes.refusal('domain is not running')
-        assert hypervisor.look(job) is Chain.UNKNOWN
-        for gone in (
-            lambda: setattr(guest, 'has_qemu', False),
-            host.guests.clear,
-        ):
-            gone()
-            assert hypervisor.look(job) is Chain.UNSAFE
-        host.error = fakes.unreachable()
-        assert hypervisor.look(job) is Chain.UNKNOWN
+    guest.errors['flush'] = error
+    assert hypervisor.look(job) is Chain.UNKNOWN
+    for gone in (
+        lambda: setattr(guest, 'number', None),
+        host.guests.clear,
+    ):
+        gone()
+        assert hypervisor.look(job) is Chain.UNSAFE
+    host.error = fakes.unreachable()
+    assert hypervisor.look(job) is Chain.UNKNOWN
 
 
 def test_below_a_guest_that_is_off_a_stand_in_merges(
     hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host
 ) -> None:
-    guest.has_qemu = False
+    guest.number = None
     job = jobs.delete(**HERE, stored=True)
     with mock.patch.object(verify, 'look', autospec=True) as look:
         look.return_value = Chain.BEFORE
@@ -224,7 +269,7 @@ def test_below_a_guest_that_is_off_a_stand_in_merges(
 def test_a_stand_in_that_opened_other_files_merges_nothing(
     hypervisor: Hypervisor, guest: fakes.Guest, host: fakes.Host, seen: Chain
 ) -> None:
-    guest.has_qemu = False
+    guest.number = None
     with mock.patch.object(verify, 'look', autospec=True, return_value=seen):
         with pytest.raises(exception.JobStateUnknown, match='did not open'):
             hypervisor.start(jobs.delete(**HERE, stored=True))

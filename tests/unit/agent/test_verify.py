@@ -155,7 +155,7 @@ class Scene:
         self.share.open('s', 'v', 'base')
 
     def stop(self) -> None:
-        self.guest.has_qemu = False
+        self.guest.number = None
         self.guest.said_state = 'shut off'
         self.share.opened = {}
 

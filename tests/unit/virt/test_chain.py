@@ -112,6 +112,7 @@ def test_a_running_guest_after_a_snapshot() -> None:
     domain = chain.parse(RUNNING.format(agent='connected'))
     assert domain.uuid == '8a0c7b0e-3c1e-4b8e-a0f5-3a1f8f6a2e10'
     assert domain.name == 'instance-00000001'
+    assert domain.number == 3
     assert [disk.target for disk in domain.disks] == [
         *('vda', 'vdb', 'vdc', 'vdd', 'sda')
     ]
@@ -146,7 +147,7 @@ def test_what_is_not_made_of_files_has_no_layers(
 
 def test_a_guest_that_is_off_may_name_the_active_layer_only() -> None:
     domain = chain.parse(SHUT_OFF)
-    assert domain.agent is None
+    assert (domain.agent, domain.number) == (None, None)
     (disk,) = domain.disks
     assert disk.layers == (chain.Layer(f'{SHARE}/volume-{VOLUME}', 'raw'),)
 
