@@ -10,7 +10,7 @@ read; below the factories it is passed as an argument.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from oslo_config import cfg
@@ -79,13 +79,32 @@ class Mount:
 def mount_factory(
     loader: Any, global_conf: dict[str, str], **local_conf: str
 ) -> router.Application:
-    """Paste composite: each key is a path prefix, its value an app's name."""
-    return Mount(
-        {
-            prefix.rstrip('/'): loader.get_app(name, global_conf=global_conf)
-            for prefix, name in local_conf.items()
-        }
-    )
+    """Paste composite: each key is a path prefix, its value an app's name.
+
+    Filters that only this prefix has are named before it. An app that is
+    mounted twice is loaded once.
+    """
+    apps: dict[str, router.Application] = {}
+    mounts = {}
+    for prefix, names in local_conf.items():
+        *filters, name = names.split()
+        if name not in apps:
+            apps[name] = loader.get_app(name, global_conf=global_conf)
+        mounts[prefix.rstrip('/')] = _filtered(
+            apps[name], loader, filters, global_conf
+        )
+    return Mount(mounts)
+
+
+def _filtered(
+    app: router.Application,
+    loader: Any,
+    filters: Sequence[str],
+    global_conf: dict[str, str],
+) -> router.Application:
+    for name in reversed(filters):
+        app = loader.get_filter(name, global_conf=global_conf)(app)
+    return app
 
 
 def pipeline_factory(
@@ -98,9 +117,7 @@ def pipeline_factory(
     nova_ext_conf.register_opts(cfg.CONF)
     *filters, app_name = local_conf[cfg.CONF.nova_ext.auth_strategy].split()
     app = loader.get_app(app_name, global_conf=global_conf)
-    for name in reversed(filters):
-        app = loader.get_filter(name, global_conf=global_conf)(app)
-    return app
+    return _filtered(app, loader, filters, global_conf)
 
 
 def load(conf: cfg.ConfigOpts) -> router.Application:

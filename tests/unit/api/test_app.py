@@ -130,33 +130,51 @@ def test_alone_all_other_requests_are_not_found() -> None:
     assert response.status_int == 404
 
 
+class Loader:
+    """Notes in what order it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def get_app(self, name: str, global_conf: Any) -> Application:
+        self.asked.append(name)
+        return _naming(name)
+
+    def get_filter(self, name: str, global_conf: Any) -> Any:
+        self.asked.append(name)
+        return lambda application: application
+
+
+@pytest.fixture
+def loader() -> Loader:
+    return Loader()
+
+
 @pytest.mark.parametrize('strategy', ['keystone', 'http_basic', 'noauth'])
-def test_each_strategy_has_a_pipeline_for_each_mount(strategy: str) -> None:
-    class Loader:
-        """Notes in what order it is asked."""
-
-        def __init__(self) -> None:
-            self.asked: list[str] = []
-
-        def get_app(self, name: str, global_conf: Any) -> Application:
-            self.asked.append(name)
-            return _naming(name)
-
-        def get_filter(self, name: str, global_conf: Any) -> Any:
-            self.asked.append(name)
-            return lambda application: application
-
+def test_each_strategy_has_a_pipeline(loader: Loader, strategy: str) -> None:
     with configured({'nova_ext.auth_strategy': strategy}):
-        for section in ('api_v21', 'api_v2'):
-            pipelines = deploy.appconfig(f'config:{PASTE_FILE}', name=section)
-            local = {
-                name: pipelines[name]
-                for name in ('keystone', 'http_basic', 'noauth')
-            }
-            loader = Loader()
-            app.pipeline_factory(loader, {}, **local)
-            assert loader.asked[0] == 'api'
-            assert loader.asked[1:] == local[strategy].split()[-2::-1]
+        pipelines = deploy.appconfig(f'config:{PASTE_FILE}', name='api_v21')
+        local = {
+            name: pipelines[name]
+            for name in ('keystone', 'http_basic', 'noauth')
+        }
+        app.pipeline_factory(loader, {}, **local)
+        assert loader.asked[0] == 'api'
+        assert loader.asked[1:] == local[strategy].split()[-2::-1]
+
+
+def test_what_is_mounted_twice_is_loaded_once(loader: Loader) -> None:
+    mount = app.mount_factory(
+        loader, {}, **{'/': 'root', '/one/': 'app', '/two/+': 'b a app'}
+    )
+    assert loader.asked == ['root', 'app', 'a', 'b']
+    for path, answer in (
+        ('/one/x', 'app /one /x'),
+        ('/two/x', 'app /two /x'),
+        ('/two/', 'root  /two/'),
+    ):
+        request = webob.Request.blank(path)
+        assert request.get_response(mount).text == answer
 
 
 def test_without_a_paste_file_the_error_names_it(
