@@ -7,6 +7,7 @@ Business rules are not here.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
 import logging
@@ -32,6 +33,7 @@ Filter = Callable[[router.Application], router.Application]
 Headers = list[tuple[str, str]]
 
 _VERSION = wsgi.VERSION_HEADERS[1].lower()
+_OTHERS = re.compile('[^!#-~]')
 
 MESSAGES = {
     401: 'The request you have made requires authentication.',
@@ -67,6 +69,8 @@ class BasicAuth(basic_auth.BasicAuthMiddleware):
         return fault
 
 
+# NOTE: what a filter says of a bad token is the same each time.
+@functools.lru_cache(maxsize=32)
 def _is_webob_s(body: bytes) -> bool:
     """Whether this is webob's form of an error, for who accepts JSON."""
     try:
@@ -77,7 +81,7 @@ def _is_webob_s(body: bytes) -> bool:
 
 def _visible(text: str) -> str:
     """A part of a request in which nothing can look like another part."""
-    return re.sub('[^!#-~]', lambda found: f'%{ord(found[0]):02X}', text)
+    return _OTHERS.sub(lambda found: f'%{ord(found[0]):02X}', text)
 
 
 def _fault(
