@@ -16,247 +16,25 @@ import pytest
 
 from nova_ext import exception
 from nova_ext.agent import engine as agent_engine
-from nova_ext.agent import gate, merge, outside, wire
-from nova_ext.agent import sweeper as agent_sweeper
-from nova_ext.agent.admission import Admission
-from nova_ext.agent.hypervisor import Hypervisor
+from nova_ext.agent import wire
 from nova_ext.agent.job import Job, Kind, Operation, State
-from nova_ext.agent.journal import Journal
-from nova_ext.agent.manager import Manager
-from nova_ext.agent.reporter import Reporter
 from nova_ext.agent.transition import Chain, Record, Verdict
 from tests.unit.agent import fakes, jobs
+from tests.unit.agent.engines import (
+    INFO,
+    OUTAGE,
+    TIMEOUT,
+    Engine,
+    running,
+)
 
-TIMEOUT = 10.0
-INFO = {'snapshot_id': 'snapshot', 'type': 'qcow2', 'new_file': 'v.s'}
-DELETE_INFO = {'file_to_merge': 'v.s1', 'merge_target_file': 'v'}
-OUTAGE = exception.CinderUnavailable(snapshot_id='snapshot', reason='down')
-
-
-class Engine:
-    """A manager whose guests, files and Cinder do what a test says.
-
-    :ivar world: what a look at the chain finds; a start makes it AFTER
-    :ivar seen: (what was done, the job's state on disk while it was done)
-    """
-
-    def __init__(
-        self,
-        path: pathlib.Path,
-        reply_wait: float = 5.0,
-        of_nova: bool = False,
-    ) -> None:
-        self.path = path
-        self.of_nova = of_nova
-        self.nova = mock.create_autospec(outside.Records, instance=True)
-        self.nova.trouble = ''
-        self.nova.fence.side_effect = self._noting('nova fence', None)
-        self.nova.refresh.side_effect = self._refresh
-        self.records: list[Record] = []
-        self.journal = Journal(path)
-        self.world = Chain.BEFORE
-        self.seen: list[tuple[str, str]] = []
-        self.hypervisor = mock.create_autospec(Hypervisor, instance=True)
-        self.hypervisor.start.side_effect = self._start
-        self.hypervisor.look.side_effect = self._look
-        self.hypervisor.progress.return_value = None
-        self.hypervisor.volumes.return_value = {'volume'}
-        self.hypervisor.cancel.side_effect = self._cancel
-        self.start_error: Exception | None = None
-        self.starts_before_it_fails = False
-        self.cancels = True
-        self.admission = mock.create_autospec(Admission, instance=True)
-        self.admission.create.side_effect = self._admit_create
-        self.admission.delete.side_effect = self._admit_delete
-        self.reports = mock.create_autospec(Reporter, instance=True)
-        self.reports.trouble = ''
-        self.reports.fence.side_effect = self._noting('fence', None)
-        self.deliveries: list[Verdict] = []
-        self.reports.deliver.side_effect = self._deliver
-        self.reports.confirm.side_effect = self._noting(
-            'confirm', Verdict.CLAIMED
-        )
-        self.deadline = 600.0
-        self.manager = Manager(
-            self.hypervisor,
-            self.admission,
-            self.journal,
-            self.reports,
-            reply_wait,
-            history=1.0,
-            nova=self.nova if of_nova else None,
-        )
-
-    def create(self, new_file: str = 'v.s', **arguments: Any) -> None:
-        self.manager.volume_snapshot_create(
-            **{
-                'volume_id': 'volume',
-                'create_info': {**INFO, 'new_file': new_file},
-                'not_after': time.time() + wire.CLOCK_ALLOWANCE,
-                **arguments,
-            }
-        )
-
-    def delete(self) -> None:
-        self.manager.volume_snapshot_delete(
-            'volume',
-            'snapshot',
-            DELETE_INFO,
-            time.time() + wire.CLOCK_ALLOWANCE,
-        )
-
-    def states(self) -> list[str]:
-        rows = self.journal._database.execute(
-            'SELECT state FROM jobs ORDER BY id'
-        )
-        return [state for (state,) in rows.fetchall()]
-
-    def latest(self, operation: Operation = Operation.CREATE) -> Job:
-        found = self.journal.latest('snapshot', operation)
-        assert found is not None
-        return found
-
-    def done(self) -> list[str]:
-        return [name for name, _ in self.seen]
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + TIMEOUT
-        while not condition():
-            assert time.monotonic() < deadline, (self.states(), self.seen)
-            time.sleep(0.005)
-
-    def wait_for_state(self, *states: State) -> None:
-        self.wait_for(lambda: self.states() == [s.value for s in states])
-
-    def hold_the_fence(self) -> tuple[threading.Event, threading.Event]:
-        """Events: one is set when a fence begins, one ends it."""
-        begun, go_on = threading.Event(), threading.Event()
-
-        def hold(job: Job) -> None:
-            self._note('fence', job)
-            begun.set()
-            assert go_on.wait(TIMEOUT)
-
-        self.reports.fence.side_effect = hold
-        return begun, go_on
-
-    def _note(self, name: str, job: Job) -> None:
-        (row,) = self.journal._database.execute(
-            'SELECT state FROM jobs WHERE id = ?', (job.identity,)
-        ).fetchall()
-        self.seen.append((name, row[0]))
-
-    def _noting(self, name: str, answer: Any) -> Callable[[Job], Any]:
-        def noted(job: Job, *_: Any) -> Any:
-            self._note(name, job)
-            return answer
-
-        return noted
-
-    def _deliver(self, job: Job) -> Verdict:
-        self._note('done' if job.succeeded else 'error', job)
-        return (
-            self.deliveries.pop(0) if self.deliveries else (Verdict.DELIVERED)
-        )
-
-    def _refresh(self, job: Job, used: bool) -> Record:
-        self._note(f'refresh {used}', job)
-        return self.records.pop(0) if self.records else Record.RIGHT
-
-    def _start(self, job: Job, bandwidth: int | None) -> None:
-        self._note('start', job)
-        if self.start_error is None or self.starts_before_it_fails:
-            self.world = Chain.AFTER
-        if self.start_error is not None:
-            raise self.start_error
-
-    def _look(self, job: Job) -> Chain:
-        self._note('look', job)
-        return self.world
-
-    def _cancel(self, job: Job) -> None:
-        self._note('cancel', job)
-        if self.cancels:
-            self.world = Chain.BEFORE
-
-    def _admit_create(
-        self, volume_id: str, create_info: dict[str, Any], now: float
-    ) -> Job:
-        return jobs.create(
-            snapshot_id=create_info['snapshot_id'],
-            volume_id=volume_id,
-            after=(f'/share/{create_info["new_file"]}', '/share/v'),
-            before=('/share/v',),
-            accepted_at=now,
-            deadline=now + self.deadline,
-            of_nova=self.of_nova,
-        )
-
-    def _admit_delete(
-        self,
-        volume_id: str,
-        snapshot_id: str,
-        asked: merge.Request,
-        now: float,
-    ) -> Job:
-        return jobs.delete(
-            volume_id=volume_id,
-            snapshot_id=snapshot_id,
-            kind=asked.kind,
-            base=asked.base,
-            top=asked.top,
-            accepted_at=now,
-            deadline=now + self.deadline,
-        )
-
-
-@contextlib.contextmanager
-def _running(
-    path: pathlib.Path,
-    reply_wait: float = 5.0,
-    before: tuple[Job, ...] = (),
-    prepare: Callable[[Engine], None] = lambda engine: None,
-    of_nova: bool = False,
-) -> Iterator[Engine]:
-    engine = Engine(path, reply_wait, of_nova)
-    for job in before:
-        engine.journal.add(job)
-    prepare(engine)
-    engine.manager.start()
-    try:
-        yield engine
-    finally:
-        engine.manager.stop()
-
-
-@pytest.fixture(autouse=True)
-def quick() -> Iterator[None]:
-    """The pauses of the engine, a hundred times shorter."""
-    with contextlib.ExitStack() as changes:
-        for module, name, value in (
-            (agent_engine, 'SETTLE_SECONDS', 0.4),
-            (agent_engine, '_JOB_LOOK_SECONDS', 0.02),
-            (gate, '_LOOK_SECONDS', 0.02),
-            (agent_engine, '_LOOK_SECONDS', (0.01, 0.02)),
-            (agent_engine, '_REPORT_SECONDS', (0.01, 0.02)),
-            (agent_engine, '_CONFIRM_SECONDS', (0.01, 0.02)),
-            (agent_engine, '_CONFIRM_GRACE', 0.2),
-            (agent_sweeper, '_RETRY_SECONDS', 0.05),
-        ):
-            assert hasattr(module, name)
-            changes.enter_context(mock.patch.object(module, name, value))
-        yield
-
-
-@pytest.fixture
-def path(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / 'journal.sqlite'
+pytestmark = pytest.mark.usefixtures('quick')
 
 
 @pytest.fixture
 def engine(path: pathlib.Path) -> Iterator[Engine]:
-    with _running(path) as running:
-        yield running
+    with running(path) as engine:
+        yield engine
 
 
 def _refused(
@@ -553,7 +331,7 @@ def test_what_is_done_while_it_is_waited_for_is_a_success(
 def test_what_cannot_be_known_is_reported_as_nothing(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.5) as engine:
+    with running(path, reply_wait=0.5) as engine:
         engine.deadline = 0.2
         engine.hypervisor.look.side_effect = engine._noting(
             'look', Chain.UNKNOWN
@@ -570,7 +348,7 @@ def test_what_cannot_be_known_is_reported_as_nothing(
 def test_a_chain_that_is_neither_is_an_operators_at_the_deadline(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.5) as engine:
+    with running(path, reply_wait=0.5) as engine:
         engine.deadline = 0.3
         engine.hypervisor.look.side_effect = engine._noting(
             'look', Chain.OTHER
@@ -585,7 +363,7 @@ def test_a_chain_that_is_neither_is_an_operators_at_the_deadline(
 def test_a_merge_over_its_time_is_cancelled_and_looked_at(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.5) as engine:
+    with running(path, reply_wait=0.5) as engine:
         engine.deadline = 0.1
         engine.hypervisor.start.side_effect = engine._noting('start', None)
         engine.world = Chain.RUNNING
@@ -598,7 +376,7 @@ def test_a_merge_over_its_time_is_cancelled_and_looked_at(
 def test_a_merge_that_wins_the_race_with_its_cancellation_is_done(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.5) as engine:
+    with running(path, reply_wait=0.5) as engine:
         engine.deadline = 0.1
         engine.hypervisor.start.side_effect = engine._noting('start', None)
 
@@ -614,7 +392,7 @@ def test_a_merge_that_wins_the_race_with_its_cancellation_is_done(
 
 def test_a_strangers_block_job_is_not_cancelled(path: pathlib.Path) -> None:
     # A create has none: this one is an operator's.
-    with _running(path, reply_wait=0.5) as engine:
+    with running(path, reply_wait=0.5) as engine:
         engine.deadline = 0.1
         engine.hypervisor.look.side_effect = engine._noting(
             'look', Chain.RUNNING
@@ -639,7 +417,7 @@ def test_a_merge_that_libvirt_refuses_is_an_error(engine: Engine) -> None:
 def test_a_request_nobody_waits_for_is_never_started(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.1) as engine:
+    with running(path, reply_wait=0.1) as engine:
         begun, go_on = engine.hold_the_fence()
         with pytest.raises(exception.RequestExpired):
             engine.create()
@@ -651,7 +429,7 @@ def test_a_request_nobody_waits_for_is_never_started(
 
 
 def test_a_second_caller_does_not_revive_it(path: pathlib.Path) -> None:
-    with _running(path, reply_wait=0.2) as engine:
+    with running(path, reply_wait=0.2) as engine:
         begun, go_on = engine.hold_the_fence()
         errors: list[Exception] = []
 
@@ -679,7 +457,7 @@ def test_a_second_caller_does_not_revive_it(path: pathlib.Path) -> None:
 def test_a_report_that_takes_long_is_not_waited_for(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.5) as engine:
+    with running(path, reply_wait=0.5) as engine:
         engine.reports.deliver.side_effect = engine._noting(
             'done', Verdict.RETRY
         )
@@ -752,7 +530,7 @@ def test_a_snapshot_that_cinder_has_deleted_was_claimed(
 
 
 def test_silence_of_cinder_ends_after_the_grace(path: pathlib.Path) -> None:
-    with _running(path) as engine:
+    with running(path) as engine:
         engine.deadline = 0.1
         engine.reports.confirm.side_effect = engine._noting(
             'confirm', Verdict.RETRY
@@ -773,7 +551,7 @@ def _left(state: State, **changes: Any) -> Job:
 
 
 def test_what_was_not_started_is_an_error(path: pathlib.Path) -> None:
-    with _running(path, before=(_left(State.PENDING),)) as engine:
+    with running(path, before=(_left(State.PENDING),)) as engine:
         engine.wait_for_state(State.FAILED)
         assert engine.seen == [('error', 'REPORTING')]
         assert 'before anything was started' in engine.latest().reason
@@ -786,7 +564,7 @@ def test_what_was_switched_is_reported(
     def switched(engine: Engine) -> None:
         engine.world = Chain.AFTER
 
-    with _running(path, before=(_left(state),), prepare=switched) as engine:
+    with running(path, before=(_left(state),), prepare=switched) as engine:
         engine.wait_for_state(State.DONE)
         assert engine.done() == ['look', 'done', 'confirm']
 
@@ -796,12 +574,12 @@ def test_what_was_asked_may_still_be_done(
     path: pathlib.Path, state: State
 ) -> None:
     begun = time.monotonic()
-    with _running(path, before=(_left(state),)) as engine:
+    with running(path, before=(_left(state),)) as engine:
         engine.wait_for_state(State.FAILED)
         # SETTLE_SECONDS
         assert time.monotonic() - begun >= 0.4
         assert 'start' not in engine.done()
-    with _running(path, before=(_left(state),)) as engine:
+    with running(path, before=(_left(state),)) as engine:
         engine.wait_for(lambda: engine.done().count('look') > 1)
         engine.world = Chain.AFTER
         engine.wait_for_state(State.FAILED, State.DONE)
@@ -811,7 +589,7 @@ def test_that_wait_does_not_go_by_the_wall_clock(path: pathlib.Path) -> None:
     begun, ahead = time.monotonic(), time.time() + 100
     with (
         mock.patch.object(time, 'time', autospec=True, return_value=ahead),
-        _running(path, before=(_left(State.RUNNING),)) as engine,
+        running(path, before=(_left(State.RUNNING),)) as engine,
     ):
         engine.wait_for_state(State.FAILED)
         assert time.monotonic() - begun >= 0.4
@@ -825,7 +603,7 @@ def test_what_was_not_told_is_told(
     path: pathlib.Path, succeeded: bool, word: str, end: State
 ) -> None:
     left = _left(State.REPORTING, succeeded=succeeded)
-    with _running(path, before=(left,)) as engine:
+    with running(path, before=(left,)) as engine:
         engine.wait_for_state(end)
         assert engine.done()[0] == word
         assert not {'start', 'look'} & set(engine.done())
@@ -833,7 +611,7 @@ def test_what_was_not_told_is_told(
 
 def test_what_was_told_is_asked_about(path: pathlib.Path) -> None:
     left = _left(State.CONFIRMING, succeeded=True)
-    with _running(path, before=(left,)) as engine:
+    with running(path, before=(left,)) as engine:
         engine.wait_for_state(State.DONE)
         assert engine.seen == [('confirm', 'CONFIRMING')]
 
@@ -842,7 +620,7 @@ def test_what_was_told_is_asked_about(path: pathlib.Path) -> None:
     'state', [State.DONE, State.FAILED, State.ORPHANED, State.UNCLAIMED]
 )
 def test_what_is_over_is_left_alone(path: pathlib.Path, state: State) -> None:
-    with _running(path, before=(_left(state),)) as engine:
+    with running(path, before=(_left(state),)) as engine:
         time.sleep(0.05)
         assert engine.seen == []
         assert engine.states() == [state.value]
@@ -856,7 +634,7 @@ def test_a_merge_goes_on_after_a_restart(path: pathlib.Path) -> None:
     def merging(engine: Engine) -> None:
         engine.world = Chain.RUNNING
 
-    with _running(path, before=(left,), prepare=merging) as engine:
+    with running(path, before=(left,), prepare=merging) as engine:
         engine.wait_for(lambda: engine.done().count('look') > 2)
         engine.world = Chain.AFTER
         engine.wait_for_state(State.DONE)
@@ -864,7 +642,7 @@ def test_a_merge_goes_on_after_a_restart(path: pathlib.Path) -> None:
 
 
 def test_after_a_restart_a_repeat_joins(path: pathlib.Path) -> None:
-    with _running(path, before=(_left(State.VERIFYING),)) as engine:
+    with running(path, before=(_left(State.VERIFYING),)) as engine:
         engine.wait_for(lambda: 'look' in engine.done())
         caller = threading.Thread(target=engine.create)
         caller.start()
@@ -879,7 +657,7 @@ def test_many_are_recovered_at_once(path: pathlib.Path) -> None:
         _left(State.REPORTING, succeeded=True, snapshot_id=f's{n}')
         for n in range(50)
     )
-    with _running(path, before=left) as engine:
+    with running(path, before=left) as engine:
         engine.wait_for_state(*[State.DONE] * 50)
         assert engine.done().count('done') == 50
 
@@ -895,7 +673,7 @@ def test_without_libvirt_it_does_not_start(path: pathlib.Path) -> None:
 
 
 def test_who_is_about_to_stop_takes_nothing_on(path: pathlib.Path) -> None:
-    with _running(path) as engine:
+    with running(path) as engine:
         pass
     with pytest.raises(exception.AgentBusy, match='about to stop'):
         engine.create()
@@ -905,13 +683,13 @@ def test_who_is_about_to_stop_takes_nothing_on(path: pathlib.Path) -> None:
 def test_what_is_unfinished_at_a_stop_is_in_the_journal(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.5) as engine:
+    with running(path, reply_wait=0.5) as engine:
         engine.reports.deliver.side_effect = engine._noting(
             'done', Verdict.RETRY
         )
         engine.create()
     assert engine.states() == ['REPORTING']
-    with _running(path) as engine:
+    with running(path) as engine:
         engine.wait_for_state(State.DONE)
 
 
@@ -1002,7 +780,7 @@ def test_nova_is_asked_before_and_told_before_and_after_cinder(
         ('refresh True', 'REFRESHING'),
         ('look', 'REFRESHING'),
     ]
-    with _running(path, of_nova=True) as engine:
+    with running(path, of_nova=True) as engine:
         engine.create()
         engine.wait_for_state(State.DONE)
         assert engine.seen == [
@@ -1018,7 +796,7 @@ def test_nova_is_asked_before_and_told_before_and_after_cinder(
 
 
 def test_what_nova_cannot_be_told_of_is_not_begun(path: pathlib.Path) -> None:
-    with _running(path, of_nova=True) as engine:
+    with running(path, of_nova=True) as engine:
         engine.nova.fence.side_effect = exception.NovaUnavailable(
             snapshot_id='snapshot', reason='down'
         )
@@ -1035,13 +813,13 @@ def test_nova_is_told_until_it_is(path: pathlib.Path) -> None:
 
         engine.world = Chain.AFTER
 
-    with _running(path, of_nova=True, prepare=be_down) as engine:
+    with running(path, of_nova=True, prepare=be_down) as engine:
         thread = threading.Thread(target=engine.create)
         thread.start()
         engine.wait_for(lambda: engine.done().count('refresh True') > 2)
         assert engine.states() == ['REFRESHING']
     # What a process left is taken up by the next.
-    with _running(path, of_nova=True, prepare=be_down) as engine:
+    with running(path, of_nova=True, prepare=be_down) as engine:
         engine.wait_for(lambda: engine.done().count('refresh True') > 2)
         (shown,) = engine.manager.control.job_list()
         assert shown['state'] == 'REFRESHING'

@@ -18,11 +18,10 @@ from nova_ext.agent import manager as agent_manager
 from nova_ext.agent import wire
 from nova_ext.agent.job import Job, Kind, Operation, State
 from nova_ext.agent.transition import Chain
-from tests.unit.agent import test_manager
-from tests.unit.agent.test_manager import Engine, _running
+from tests.unit.agent import jobs
+from tests.unit.agent.engines import Engine, running
 
-quick = test_manager.quick
-path = test_manager.path
+pytestmark = pytest.mark.usefixtures('quick')
 
 PULL = {'file_to_merge': None, 'merge_target_file': None}
 
@@ -91,8 +90,8 @@ class Guest:
 
 @pytest.fixture
 def engine(path: pathlib.Path) -> Iterator[Engine]:
-    with _running(path) as running:
-        yield running
+    with running(path) as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -114,7 +113,7 @@ def test_it_is_done_when_its_turn_comes(engine: Engine, guest: Guest) -> None:
 def test_who_waits_too_long_is_told_that_it_goes_on(
     path: pathlib.Path,
 ) -> None:
-    with _running(path, reply_wait=0.2) as engine:
+    with running(path, reply_wait=0.2) as engine:
         guest = Guest(engine)
         guest.ask(engine.create).result()
         assert guest.last().state is State.PENDING
@@ -129,7 +128,7 @@ def test_it_is_not_begun_while_no_may_be_said_of_it(
     with (
         mock.patch.object(agent_manager, '_NO_SECONDS', 0.5),
         mock.patch.object(wire, 'answer_wait', lambda reply_wait: 0.5),
-        _running(path) as engine,
+        running(path) as engine,
     ):
         guest = Guest(engine)
         not_after = time.time() + 0.2
@@ -173,12 +172,12 @@ def test_an_agent_that_stops_says_no(engine: Engine, guest: Guest) -> None:
 
 
 def test_a_restart_ends_it(path: pathlib.Path) -> None:
-    with _running(path) as engine:
+    with running(path) as engine:
         guest = Guest(engine)
         asked = guest.ask(engine.create)
         engine.manager.hurry()
         asked.exception()
-    with _running(path) as engine:
+    with running(path) as engine:
         engine.wait_for(
             lambda: engine.latest(Operation.CREATE).state is State.FAILED
         )
@@ -228,7 +227,7 @@ def test_a_fence_that_fails_then_is_reported(
 def test_what_a_former_process_began_is_waited_for(
     path: pathlib.Path,
 ) -> None:
-    left = test_manager.jobs.delete(
+    left = jobs.delete(
         volume_id='other',
         kind=Kind.PULL,
         state=State.RUNNING,
@@ -246,7 +245,7 @@ def test_what_a_former_process_began_is_waited_for(
         engine.hypervisor.look.side_effect = look
         engine.hypervisor.start.side_effect = None
 
-    with _running(path, before=(left,), prepare=prepare) as engine:
+    with running(path, before=(left,), prepare=prepare) as engine:
         assert looked.wait(5)
         with futures.ThreadPoolExecutor(1) as pool:
             asked = pool.submit(engine.create)
@@ -316,7 +315,7 @@ def test_one_that_stepped_aside_can_be_cancelled(
 def test_one_that_stepped_aside_goes_on_after_a_restart(
     path: pathlib.Path,
 ) -> None:
-    left = test_manager.jobs.delete(
+    left = jobs.delete(
         volume_id='other',
         kind=Kind.PULL,
         state=State.RUNNING,
@@ -333,7 +332,7 @@ def test_one_that_stepped_aside_goes_on_after_a_restart(
         )
         hypervisor.start.side_effect = lambda *_: found.insert(0, Chain.AFTER)
 
-    with _running(path, before=(left,), prepare=prepare) as engine:
+    with running(path, before=(left,), prepare=prepare) as engine:
         engine.wait_for_state(State.DONE)
         engine.hypervisor.cancel.assert_called_once()
         engine.hypervisor.start.assert_called_once()
