@@ -8,6 +8,9 @@ import os
 import pathlib
 import re
 
+# Of these a process has a few more or less, as what it waits for has it.
+_SLACK = {'memory': 0, 'descriptors': 3, 'threads': 3}
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -42,15 +45,17 @@ def growth(samples: list[Sample]) -> dict[str, float]:
 
     The first quarter is for what a process loads when it is first asked; of
     the others the least counts, since a sample can meet it at work.
+
+    :raises: ValueError for less than four samples
     """
     quarter = len(samples) // 4
     if not quarter:
         raise ValueError('too few samples')
     found = {}
-    for name in ('memory', 'descriptors', 'threads'):
+    for name, slack in _SLACK.items():
         early, late = (
             min(getattr(one, name) for one in part)
             for part in (samples[quarter : 2 * quarter], samples[-quarter:])
         )
-        found[name] = 100 * (late - early) / early
+        found[name] = 100 * max(late - early - slack, 0) / early
     return found
