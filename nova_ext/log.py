@@ -3,7 +3,7 @@
 
 oslo.log writes it, in its format. Half of what that takes is a copy of all
 that is known of the caller, of which the usual format shows six values. What
-is logged is said where it happens.
+is logged is said where it happens. Whoever says it, a message is one line.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import logging
 
 from oslo_config import cfg
 from oslo_log import formatters, log
+
+from nova_ext import plain
 
 # What marks the record of a request that was answered.
 REQUEST = 'nova_ext_request'
@@ -31,7 +33,7 @@ _FORMATS = {
 
 
 class Formatter(formatters.ContextFormatter):
-    """See oslo.log; the lines are the same."""
+    """See oslo.log; the lines are the same, if nothing would break them."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         super().__init__(
@@ -44,7 +46,7 @@ class Formatter(formatters.ContextFormatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
         if not (self._usual and hasattr(record, REQUEST)):
-            return super().format(record)
+            return super().format(_in_one_line(record))
         who = record.context  # type: ignore[attr-defined]
         if not who.request_id or who.resource_uuid or record.exc_info:
             return super().format(record)
@@ -58,6 +60,14 @@ class Formatter(formatters.ContextFormatter):
             f'{who.user_domain_id or "-"} {who.project_domain_id or "-"}] '
             f'{record.getMessage()}'
         )
+
+
+def _in_one_line(record: logging.LogRecord) -> logging.LogRecord:
+    # NOTE: libraries log what a broker or another service has said.
+    text = record.getMessage()
+    if not plain.is_plain(text):
+        record.msg, record.args = plain.made_plain(text), ()
+    return record
 
 
 def setup(conf: cfg.ConfigOpts) -> None:

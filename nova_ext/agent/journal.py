@@ -6,8 +6,10 @@ No decisions, no tokens, and no times of a clock that a restart sets back.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import sqlite3
 import threading
@@ -68,6 +70,7 @@ class Journal:
 
     def __init__(self, path: pathlib.Path) -> None:
         self._lock = threading.Lock()
+        _keep_private(path)
         self._database = sqlite3.connect(
             path, check_same_thread=False, isolation_level=None
         )
@@ -226,6 +229,19 @@ class Journal:
                 arguments,
             ).fetchall()
         return [_job(*row) for row in rows]
+
+
+def _keep_private(path: pathlib.Path) -> None:
+    """Let nobody else read the file, nor those that SQLite puts beside it."""
+    # NOTE: one that is there is not opened: to close it again would give up
+    # the locks of whoever else in this process has it open.
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    # What keeps it from being used is raised by SQLite, in its own words.
+    with contextlib.suppress(OSError):
+        try:
+            os.close(os.open(path, flags, 0o600))
+        except FileExistsError:
+            path.chmod(0o600)
 
 
 def _in(states: Iterable[agent_job.State]) -> str:

@@ -31,6 +31,9 @@ _OTHER_PAUSE = 0.1
 # NOTE: one that could not be heard, since the network was cut, is heard later.
 _WATCH_SECONDS = 60.0
 _WATCH_TIMES = 2
+# Seconds that a client may wait; more than a clock can count would end the
+# library's thread with a traceback.
+_MAX_TIMEOUT = 1 << 31
 # Until a broker that refused us is asked again.
 _AGAIN_SECONDS = 5
 
@@ -125,7 +128,10 @@ def _check(incoming: Any) -> None:
     message = incoming.message
     if message.get('namespace') is not None:
         raise wire.Malformed('it has a namespace')
-    if not isinstance(incoming.client_timeout, int | None):
+    timeout = incoming.client_timeout
+    if not isinstance(timeout, int | None) or not (
+        0 <= (timeout or 0) <= _MAX_TIMEOUT
+    ):
         raise wire.Malformed('its timeout is no number of seconds')
     _, arguments = wire.parse_request(message, wire.METHODS)
     if len(wire.encode(arguments)) > wire.LIMIT:

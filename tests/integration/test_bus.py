@@ -244,7 +244,15 @@ _PICKLE = {
         (_envelope(method='status', args=7, version='1.0'), {}),
         (_envelope(method='status', args={}, version=1.0), {}),
         (_envelope(method='job_list', args={}, version='1.0'), {}),
-        (_envelope(method='status', args={}, version='1.0', _timeout=[]), {}),
+        *(
+            (
+                _envelope(
+                    method='status', args={}, version='1.0', _timeout=wrong
+                ),
+                {},
+            )
+            for wrong in ([], -1, 1 << 80)
+        ),
         (_envelope(_unique_id={}, _msg_id=[], _reply_q=[], _timeout='x'), {}),
     ],
 )

@@ -53,6 +53,11 @@ volume_driver = cinder.volume.drivers.lvm.LVMVolumeDriver
 """
 
 
+def test_what_somebody_else_wrote_is_a_part_of_one_line() -> None:
+    found = finding.wrong('x', 'a\n\x1b[2JOK      all: is well', 'b\rc')
+    assert str(found) == 'WRONG   x: a  [2JOK      all: is well -> b c'
+
+
 @pytest.mark.parametrize(
     ('options', 'words'),
     [

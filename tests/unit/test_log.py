@@ -39,7 +39,7 @@ def _conf(*argv: str) -> cfg.ConfigOpts:
 
 def _record(who: object, **more: Any) -> logging.LogRecord:
     return logging.getLogger('nova_ext.x').makeRecord(
-        *('nova_ext.x', logging.INFO, 'file', 1, '%s "%s"', ('GET', '/\n')),
+        *('nova_ext.x', logging.INFO, 'file', 1, '%s "%s"', ('GET', '/é')),
         exc_info=more.pop('exc_info', None),
         extra={'context': who, log.REQUEST: True, **more},
     )
@@ -71,6 +71,28 @@ def test_the_line_of_a_request_is_the_same(argv: list[str]) -> None:
             asking.request_id = who['request_id']
             ours, theirs = _lines(conf, _record(asking))
             assert ours == theirs, who
+
+
+def test_nothing_that_is_logged_makes_a_line() -> None:
+    record = logging.getLogger('amqp').makeRecord(
+        *('amqp', logging.ERROR, 'file', 1, 'closed: %s'),
+        *(('bye\n2026 INFO all is well\x1b[2J\u202e',), None),
+    )
+    line = log.Formatter(_conf()).format(record)
+    assert not {*'\n\x1b'} & {*line}
+    assert line.endswith('closed: bye 2026 INFO all is well [2J ')
+
+
+def test_a_traceback_is_left_as_it_is() -> None:
+    try:
+        raise ValueError('why')
+    except ValueError:
+        record = logging.getLogger('x').makeRecord(
+            *('x', logging.ERROR, 'file', 1, 'bad\n', (), sys.exc_info())
+        )
+    first, *rest = log.Formatter(_conf()).format(record).split('\n')
+    assert first.endswith('bad : ValueError: why')
+    assert len(rest) > 2
 
 
 def test_another_format_is_kept_to() -> None:

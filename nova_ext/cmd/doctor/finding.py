@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from nova_ext import plain
+
 # NOTE: clocks that differ by less do no harm: a request that another host has
 # sent is still taken, and a header tells whole seconds only.
 _SKEW_SECONDS = 5.0
@@ -26,7 +28,10 @@ class Finding:
 
     def __str__(self) -> str:
         mend = f' -> {self.mend}' if self.mend else ''
-        return f'{self.state.upper():<7} {self.subject}: {self.says}{mend}'
+        # NOTE: logs of the kernel and other services have a say in it.
+        return plain.made_plain(
+            f'{self.state.upper():<7} {self.subject}: {self.says}{mend}'
+        )
 
 
 def ok(subject: str, says: str) -> Finding:

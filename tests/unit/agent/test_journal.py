@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sqlite3
 import time
@@ -27,6 +28,27 @@ def test_a_job_is_the_same_after_a_restart(path: pathlib.Path) -> None:
     journal.update(changed)
     journal.close()
     assert Journal(path).latest('snapshot', Operation.CREATE) == changed
+
+
+@pytest.mark.parametrize('before', [None, 0o664])
+def test_nobody_else_can_read_it(
+    path: pathlib.Path, before: int | None
+) -> None:
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    mask = os.umask(0)
+    try:
+        journal = Journal(path)
+        journal.add(jobs.create())
+    finally:
+        os.umask(mask)
+    found = {
+        file.name: oct(file.stat().st_mode & 0o777)
+        for file in path.parent.iterdir()
+    }
+    assert set(found.values()) == {'0o600'}, found
+    assert len(found) == 3
 
 
 def test_the_latest_job_of_a_snapshot_counts(path: pathlib.Path) -> None:
