@@ -44,8 +44,9 @@ def _unit(name: str = 'nova-ext-agent', program: str = '') -> str:
     """A sample with the place of a program."""
     program = program or name
     text = (SAMPLES / f'{name}.service').read_text()
-    assert f'=/usr/bin/{program} ' in text
-    text = text.replace(f'=/usr/bin/{program}', f'={sys.prefix}/bin/{program}')
+    there = f'{sys.prefix}/bin/{program}'
+    text, found = re.subn(rf'(?<==)/\S+/{program}(?= )', there, text)
+    assert found == 1, text
     # Where it may be that Python is.
     return text.replace('ProtectHome=yes', 'ProtectHome=read-only')
 
