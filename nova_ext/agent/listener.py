@@ -6,10 +6,12 @@ What a request means is the dispatcher's business, which socket the service's.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socketserver
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 from nova_ext import exception
 from nova_ext.agent import wire
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from nova_ext.agent import dispatch, peers
 
 LOG = logging.getLogger(__name__)
+
+# Connections at a time of users who are not the agent's own or root: they
+# must not take the descriptors that jobs and operators need.
+_MAX_OTHERS = 512
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -71,6 +77,30 @@ class Server(socketserver.ThreadingUnixStreamServer):
     ) -> None:
         self.dispatcher = dispatcher
         self.peers = allowed
+        self._others = threading.BoundedSemaphore(_MAX_OTHERS)
         super().__init__(path, _Handler)
         if allowed.group_id is not None:
             os.chown(path, -1, allowed.group_id)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a connection a thread, unless its user has too many."""
+        if self.peers.owns(request) or self._others.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        LOG.warning('Refused a connection: there are too many connections')
+        reason = 'it has too many connections; try again'
+        busy = self.dispatcher.error(exception.AgentBusy(reason=reason), '')
+        with contextlib.suppress(OSError):
+            request.setblocking(False)
+            request.send(wire.encode(busy))
+        self.shutdown_request(request)
+
+    def process_request_thread(
+        self, request: Any, client_address: Any
+    ) -> None:
+        owns = self.peers.owns(request)
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            if not owns:
+                self._others.release()

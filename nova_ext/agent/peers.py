@@ -39,6 +39,10 @@ class Peers:
         self._owners = {0, os.geteuid()} if owners is None else {*owners}
         self.group_id = grp.getgrnam(group).gr_gid if group else None
 
+    def owns(self, connection: socket.socket) -> bool:
+        """Whether the peer is root or our own user."""
+        return credentials(connection)[0] in self._owners
+
     def refusal(self, connection: socket.socket, method: str) -> str:
         """Why the peer may not ask for a method; '' if it may."""
         user, *groups = credentials(connection)

@@ -240,6 +240,9 @@ class ContextFilter:
     ) -> context.RequestContext | wsgi.Fault:
         # NOTE: only what the basic filter has set is read: any X-Roles or
         # X-Project-Id in this environ comes from the caller.
+        if environ['HTTP_X_USER'].startswith('#'):
+            # NOTE: it takes a comment in the file of users for one of them.
+            return wsgi.Fault(401, MESSAGES[401])
         return self._context(
             user_id=environ['HTTP_X_USER'],
             roles=['service'],

@@ -276,7 +276,7 @@ class HttpBasic(Keystone):
         with tempfile.TemporaryDirectory() as directory:
             users = pathlib.Path(directory, 'htpasswd')
             secret = bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()
-            users.write_text(f'cinder:{secret}\n')
+            users.write_text(f'cinder:{secret}\n# nova:{secret}\n')
             with running_app(
                 {
                     **self.options,

@@ -9,7 +9,10 @@ import logging
 
 import pytest
 import webob
+from oslo_config import cfg
+from oslo_log import log as oslo_log
 
+from nova_ext import log
 from tests.fixtures.app import RecordingAPI
 from tests.functional import arbitrary, fixtures
 
@@ -64,3 +67,35 @@ def test_no_pipeline_writes_down_who_knocked(
             assert word not in text
         for password in ('secret-of-cinder', 'secret-of-another'):
             assert password not in text
+
+
+def _basic(user: str) -> dict[str, str]:
+    pair = base64.b64encode(f'{user}:secret'.encode()).decode()
+    return {'Authorization': f'Basic {pair}'}
+
+
+def test_no_name_of_a_user_makes_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    conf = cfg.ConfigOpts()
+    oslo_log.register_options(conf)
+    conf([], default_config_files=[])
+    with fixtures.HttpBasic().running() as app:
+        for name in ('a\n2026 INFO all is well', '\x1b[2J', 'cinder\r'):
+            request = webob.Request.blank(PATH, headers=_basic(name))
+            assert request.get_response(app).status_int == 401
+    written = log.Formatter(conf)
+    lines = [written.format(record) for record in caplog.records]
+    assert any('User a 2026 INFO' in line for line in lines)
+    assert not {*'\n\r\x1b'} & {*''.join(lines)}
+
+
+def test_a_user_whose_line_is_a_comment_is_none() -> None:
+    with fixtures.HttpBasic().running() as app:
+        for name, status in (('cinder', 400), ('# nova', 401)):
+            request = webob.Request.blank(
+                PATH, method='POST', headers=_basic(name), text='{}'
+            )
+            request.content_type = 'application/json'
+            assert request.get_response(app).status_int == status
