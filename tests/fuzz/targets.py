@@ -10,6 +10,8 @@ import contextlib
 import json
 import logging
 import os
+import re
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 from nova_ext import cinder, exception, plain
 from nova_ext.agent import merge, wire
 from nova_ext.api import schemas
+from nova_ext.cmd import http
 from nova_ext.virt import chain, image, stand_in
 from tests.fixtures.app import RecordingAPI, running_app
 from tests.functional import promises
@@ -52,6 +55,61 @@ def _http() -> Iterator[Target]:
             yield ask
         finally:
             logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[Target]:
+    """What comes over a connection to nova-ext-serve."""
+    asked: list[str] = []
+
+    def application(environ: dict[str, Any], start: Any) -> list[bytes]:
+        asked.append(environ['REQUEST_METHOD'])
+        for name, value in environ.items():
+            if name.startswith('HTTP_'):
+                assert not {*'\0\r\n'} & {*value}, name
+                assert re.fullmatch("[A-Z0-9_!#$%&'*+.^`|~]+", name), name
+        length = environ.get('CONTENT_LENGTH') or '0'
+        assert length.isascii() and length.isdigit()
+        assert 'HTTP_TRANSFER_ENCODING' not in environ
+        environ['wsgi.input'].read(min(int(length), 1 << 16))
+        start('200 OK', [])
+        return [b'done']
+
+    logging.disable()
+    limits = http.Limits(seconds=5, header_bytes=4096, connections=1)
+    server = http.Server(('127.0.0.1', 0), application, limits)
+
+    def check(data: bytes) -> None:
+        asked.clear()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.sendall(data)
+            theirs.shutdown(socket.SHUT_WR)
+            http.Handler(ours, ('127.0.0.1', 1), server)
+            theirs.setblocking(False)
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                answer = theirs.recv(1 << 16)
+                _check_wire(answer, asked)
+
+    try:
+        yield check
+    finally:
+        server.server_close()
+        logging.disable(logging.NOTSET)
+
+
+def _check_wire(answer: bytes, asked: list[str]) -> None:
+    assert len(asked) <= 1
+    if not answer:
+        assert not asked
+        return
+    head, _, body = answer.partition(b'\r\n\r\n')
+    status = int(re.match(rb'HTTP/1\.[01] (\d{3}) ', head)[1])  # type: ignore
+    assert (status == 200) == bool(asked)
+    assert status in (200, 400, 408, 414, 431, 501, 505), head
+    if body and status != 200:
+        (fault,) = json.loads(body).values()
+        assert fault['code'] == status
 
 
 def _request(data: bytes) -> Request:
@@ -203,6 +261,7 @@ class _Adapter:
 
 TARGETS: dict[str, Callable[[], contextlib.AbstractContextManager[Target]]] = {
     'http': _http,
+    'server': _server,
     'body': _body,
     'delete_info': _delete_info,
     'qcow2': lambda: _file(_read_image),
