@@ -84,8 +84,15 @@ class Server(socketserver.ThreadingUnixStreamServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give a connection a thread, unless its user has too many."""
-        if self.peers.owns(request) or self._others.acquire(blocking=False):
-            super().process_request(request, client_address)
+        owns = self.peers.owns(request)
+        if owns or self._others.acquire(blocking=False):
+            try:
+                super().process_request(request, client_address)
+            except RuntimeError:
+                # No thread could be started, so that none gives it back.
+                if not owns:
+                    self._others.release()
+                raise
             return
         LOG.warning('Refused a connection: there are too many connections')
         reason = 'it has too many connections; try again'

@@ -213,7 +213,12 @@ class Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give a connection a thread, if there is one for it."""
         if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
+            try:
+                super().process_request(request, client_address)
+            except RuntimeError:
+                # No thread could be started, so that none gives it back.
+                self._free.release()
+                raise
             return
         LOG.warning(
             'Refused a connection: there are [nova_ext] max_connections, %d',

@@ -10,10 +10,12 @@ import contextlib
 import json
 import logging
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 
@@ -328,6 +330,20 @@ def test_connections_have_a_limit_and_come_back() -> None:
         deadline = time.monotonic() + 10
         while door.ask(_line('/', b'GET'), 'GET').status != 200:
             assert time.monotonic() < deadline
+
+
+def test_a_machine_without_threads_has_its_connections_back_later() -> None:
+    limits = http.Limits(seconds=30.0, header_bytes=16384, connections=2)
+    with _serving(limits) as door:
+        with mock.patch.object(
+            socketserver.threading.Thread,
+            'start',
+            autospec=True,
+            side_effect=RuntimeError("can't start new thread"),
+        ):
+            for _ in range(limits.connections + 1):
+                assert door.ask(_line('/', b'GET'), 'GET').status == 0
+        assert door.ask(_line('/', b'GET'), 'GET').status == 200
 
 
 def test_who_goes_away_leaves_no_thread(served: Served) -> None:
