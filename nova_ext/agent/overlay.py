@@ -23,7 +23,9 @@ def look(disk: chain.Disk, new_path: str) -> tuple[chain.Seen, str | None]:
     """
     active = disk.layers[0]
     if active.format == 'qcow2':
-        size = image.read_qcow2(active.path, link=True).virtual_size
+        size = image.read_qcow2(
+            active.path, link=True, data=False
+        ).virtual_size
     else:
         size = image.raw_size(active.path)
     seen = chain.observe(disk)

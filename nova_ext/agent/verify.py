@@ -118,9 +118,8 @@ def _compare_files(job: Job) -> Chain:
 
 def _used(job: Job) -> bool:
     """Whether a guest wrote to the new file of a create."""
-    return (
-        bool(job.overlay)
-        and image.read_qcow2(job.overlay, link=True).holds_data
+    return bool(
+        job.overlay and image.read_qcow2(job.overlay, link=True).holds_data
     )
 
 

@@ -220,7 +220,7 @@ def _follow(layer: Layer) -> list[Layer]:
     layers = [layer]
     while layers[-1].format == 'qcow2':
         path = layers[-1].path
-        found = image.read_qcow2(path, link=True)
+        found = image.read_qcow2(path, link=True, data=False)
         if found.features & image.DATA_FILE:
             # QEMU would open whatever file the header names.
             raise image.NotAnImage(f'{path} has an external data file')

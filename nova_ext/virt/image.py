@@ -59,7 +59,8 @@ class Image:
     :ivar identity: device and inode
     :ivar virtual_size: bytes
     :ivar features: the incompatible feature bits
-    :ivar holds_data: whether any cluster of its own is mapped
+    :ivar holds_data: whether any cluster of its own is mapped; None if that
+        was not asked
     """
 
     identity: tuple[int, int]
@@ -68,7 +69,7 @@ class Image:
     backing_format: str | None
     encrypted: bool
     features: int
-    holds_data: bool
+    holds_data: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +86,11 @@ def identity(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def read_qcow2(path: str, *, link: bool = False) -> Image:
+def read_qcow2(path: str, *, link: bool = False, data: bool = True) -> Image:
     """The header of the regular file at `path`.
 
     :param link: follow a symbolic link, and accept further names
+    :param data: look whether it holds data, in a table of up to 32 MiB
     :raises: :class:`NotAnImage`, OSError
     """
     fd = _open(path, link)
@@ -96,7 +98,7 @@ def read_qcow2(path: str, *, link: bool = False) -> Image:
         status = os.fstat(fd)
         if status.st_nlink > 1 and not link:
             raise NotAnImage('it has another name (a hard link) elsewhere')
-        return _parse(fd, (status.st_dev, status.st_ino))
+        return _parse(fd, (status.st_dev, status.st_ino), data)
     except struct.error:
         raise NotAnImage('its qcow2 header is cut short') from None
     finally:
@@ -179,7 +181,7 @@ def _locked(fd: int, start: int, length: int) -> bool:
     return _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK
 
 
-def _parse(fd: int, file_identity: tuple[int, int]) -> Image:
+def _parse(fd: int, file_identity: tuple[int, int], data: bool) -> Image:
     head = os.pread(fd, 4096, 0)
     if not head.startswith(_MAGIC):
         raise NotAnImage('Image is not in qcow2 format')
@@ -226,9 +228,12 @@ def _parse(fd: int, file_identity: tuple[int, int]) -> Image:
         and l1_offset <= _MAX_OFFSET - l1_bytes
         and l1_entries << (2 * cluster_bits - entry_bits) >= virtual_size
     )
-    l1_table = os.pread(fd, l1_bytes, l1_offset)
-    if len(l1_table) < l1_bytes:
-        raise NotAnImage('its qcow2 header is cut short')
+    holds_data = None
+    if data:
+        l1_table = os.pread(fd, l1_bytes, l1_offset)
+        if len(l1_table) < l1_bytes:
+            raise NotAnImage('its qcow2 header is cut short')
+        holds_data = snapshots > 0 or bool(l1_table.strip(b'\0'))
     return Image(
         identity=file_identity,
         virtual_size=virtual_size,
@@ -236,7 +241,7 @@ def _parse(fd: int, file_identity: tuple[int, int]) -> Image:
         backing_format=_backing_format(fd, header_length, end),
         encrypted=crypt_method != 0,
         features=features,
-        holds_data=snapshots > 0 or bool(l1_table.strip(b'\0')),
+        holds_data=holds_data,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from unittest import mock
 
 import pytest
 
@@ -336,6 +337,32 @@ def test_a_chain_as_deep_as_libvirt_s_is_read_and_no_deeper(
     assert len(chain.headers(_layer(tmp_path / '199'))) == 200
     with pytest.raises(image.NotAnImage, match='more than 200 layers'):
         chain.headers(_layer(tmp_path / '200'))
+
+
+def test_no_header_makes_us_read_more_than_headers(
+    tmp_path: pathlib.Path,
+) -> None:
+    entries = (32 << 20) // 8
+    names = [f'layer-{n}' for n in range(8)]
+    for below, name in zip(['base', *names], names, strict=False):
+        qcow2.make(
+            tmp_path / name,
+            backing=below.encode(),
+            backing_format=b'raw' if below == 'base' else b'qcow2',
+            l1_entries=entries,
+        )
+        os.truncate(tmp_path / name, qcow2.L1_OFFSET + entries * 8)
+    (tmp_path / 'base').touch()
+    read, really = [], os.pread
+
+    def pread(*arguments: int) -> bytes:
+        read.append(really(*arguments))
+        return read[-1]
+
+    with mock.patch.object(os, 'pread', pread):
+        found = chain.headers(chain.Layer(f'{tmp_path}/{names[-1]}', 'qcow2'))
+    assert len(found) == len(names) + 1
+    assert sum(map(len, read)) < len(names) << 13
 
 
 def test_no_layer_may_have_its_data_elsewhere(
