@@ -27,6 +27,8 @@ LOG = logging.getLogger(__name__)
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r'[!-~\x80-\xff]+')
+# To a request of this version the library answers a body alone.
+_WITHOUT_HEADERS = 'HTTP/0.9'
 # What is still on its way when a request was refused: not to take it would
 # take the answer away from the client.
 _DRAIN_BYTES, _DRAIN_SECONDS = 1 << 22, 2.0
@@ -142,6 +144,8 @@ class Handler(simple_server.WSGIRequestHandler):
     def _objection(self) -> tuple[int, str]:
         """Why this is not clearly one request; '' if it is."""
         headers = self.headers
+        if self.request_version == _WITHOUT_HEADERS:
+            return 505, 'HTTP/0.9 has no place for a status'
         if not _TOKEN.fullmatch(self.command):
             return 400, 'The method is not a token'
         if not _TARGET.fullmatch(self.path):
@@ -178,6 +182,8 @@ class Handler(simple_server.WSGIRequestHandler):
             'Refused what %s sent: %d %s', self.client_address[0], code, reason
         )
         fault = wsgi.Fault(code, f'{reason}. Nothing was done.')
+        if self.request_version == _WITHOUT_HEADERS:
+            self.request_version = self.default_request_version
         with contextlib.suppress(OSError):
             self.send_response(code)
             for name, value in fault.headerlist:

@@ -133,6 +133,9 @@ def test_a_request_of_before_is_answered_as_it_was(served: Served) -> None:
         b'GET\r\n\r\n',
         b'GET / HTTP/9.9.9\r\n\r\n',
         b'GET / HTTP/1.1 x\r\n\r\n',
+        # To which an answer has no status.
+        (GOOD % LENGTH).replace(b'HTTP/1.1', b'HTTP/0.9'),
+        b'GET / HTTP/0.9\r\n: no name\r\n\r\n',
         b'GET\x1b[2J / HTTP/1.1\r\n\r\n',
         b'GET /\x1b[2J HTTP/1.1\r\n\r\n',
         b'GET /\x00 HTTP/1.1\r\n\r\n',

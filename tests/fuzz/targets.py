@@ -277,5 +277,13 @@ def fuzz(name: str, arguments: list[str]) -> None:
     import atheris
 
     with TARGETS[name]() as target:
-        atheris.Setup([sys.argv[0], *arguments], target)
+
+        def told(data: bytes) -> None:
+            try:
+                target(data)
+            except BaseException:
+                print(f'input: {data!r}', flush=True)
+                raise
+
+        atheris.Setup([sys.argv[0], *arguments], told)
         atheris.Fuzz()
