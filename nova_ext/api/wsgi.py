@@ -264,7 +264,13 @@ class Resource:
     ) -> webob.Response:
         req.check_content_type()
         body = req.json_or_none() if action == 'create' else None
-        context = req.environ[CONTEXT]
+        context = req.environ.get(CONTEXT)
+        if context is None:
+            raise HTTPFault(
+                500,
+                'No filter before this one in the pipeline says who asks; '
+                'egg:nova_ext#context belongs before it.',
+            )
         if project_id and not context.any_project:
             if project_id != context.project_id:
                 raise HTTPFault(

@@ -230,7 +230,7 @@ def _stay(service: _Service, volume_id: str, active: pathlib.Path) -> None:
         {
             'volume_id': volume_id,
             'type': 'qcow2',
-            'file_to_merge': active.name,
+            'file_to_merge': f'volume-{volume_id}',
             'merge_target_file': None,
         }
     )

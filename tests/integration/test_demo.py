@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -38,4 +39,40 @@ def test_the_demo_shows_the_switch_and_loses_nothing() -> None:
     # Into a pipe no colours and no bars go.
     assert '\033' not in result.stdout
     assert '\r' not in result.stdout
+    assert _leftovers() <= before
+
+
+def test_what_it_prints_to_go_on_with_can_be_pasted() -> None:
+    before = _leftovers()
+    with subprocess.Popen(
+        [
+            *('timeout', '--foreground', '120'),
+            *(sys.executable, '-m', 'nova_ext.cmd.demo', '--stay'),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        assert demo.stdout
+        shown = []
+        for line in demo.stdout:
+            shown.append(line.strip())
+            if line.startswith('   tail '):
+                break
+        commands = shown[shown.index('Go on from here (Ctrl-C ends all)') :]
+        pasted = [
+            subprocess.run(
+                ['sh', '-c', command],
+                stdout=subprocess.PIPE,
+                check=True,
+                text=True,
+                timeout=60,
+            ).stdout
+            for command in commands
+            if command.startswith(('cd ', 'curl ', 'tail '))
+        ]
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 0
+    statuses = [re.findall(r'^HTTP/\S+ (\d+)', one) for one in pasted]
+    assert statuses == [[], ['200'], ['204'], []]
+    assert 'Accepted' in pasted[-1]
     assert _leftovers() <= before
