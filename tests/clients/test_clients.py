@@ -14,6 +14,7 @@ import sys
 import textwrap
 
 import pytest
+from openstack.compute.v2 import _proxy as compute_proxy
 
 from tests.fixtures.app import RecordingAPI
 from tests.fixtures.listening import listening
@@ -41,6 +42,12 @@ NAMES = {
 
 def test_each_client_is_there() -> None:
     assert set(PIECES) == {'curl', 'novaclient', 'openstacksdk', 'Tempest'}
+
+
+def test_the_sdk_has_no_method_for_it() -> None:
+    methods = dir(compute_proxy.Proxy)
+    assert 'create_server' in methods
+    assert not [name for name in methods if 'assisted' in name]
 
 
 def _run(

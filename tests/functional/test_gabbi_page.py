@@ -12,7 +12,7 @@ import sys
 import pytest
 import yaml
 
-from tests.fixtures.gabbi_run import FILES, GABBITS
+from tests.fixtures.gabbi_run import FILES, GABBITS, gabbi_run
 from tests.fixtures.listening import listening
 from tests.functional import fixtures
 from tests.nova.parity import listed
@@ -119,3 +119,28 @@ def test_the_commands_of_the_page_run() -> None:
         if name not in ('create.yaml', 'delete.yaml')
     )
     assert run.stdout.count('✓') == harmless
+
+
+def test_a_service_without_keystone_answers_401() -> None:
+    with fixtures.HttpBasic().running() as app, listening(app) as url:
+        run = gabbi_run(
+            url, [str(GABBITS / 'policy.yaml')], fixtures.ENVIRONMENT
+        )
+    assert run.returncode == 1
+    assert '✓' not in run.stdout
+    assert run.stdout.count("'401'") >= int(_rows()['policy.yaml'][1])
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path)
+def test_what_changes_nothing_is_never_let_in(path: str) -> None:
+    """No request of a file that is called harmless is to be accepted."""
+    file = pathlib.Path(path)
+    document = yaml.safe_load(file.read_text('utf-8'))
+    accepted = {
+        test['name']
+        for test in document['tests']
+        for found in [{**document.get('defaults', {}), **test}]
+        if 'POST' in found or 'DELETE' in found
+        if str(found.get('status', 200)) in ('200', '204')
+    }
+    assert bool(accepted) is (file.name in ('create.yaml', 'delete.yaml'))

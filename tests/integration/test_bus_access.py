@@ -160,6 +160,31 @@ def test_a_certificate_of_an_unknown_authority_is_refused(
     _assert_refused(bus, caplog, 'CERTIFICATE_VERIFY_FAILED')
 
 
+def test_without_an_authority_those_of_the_machine_are_believed(
+    broker: Broker,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And each of their certificates, whatever name it is for."""
+    url = broker.url('nova_ext_api').replace('127.0.0.1', 'localhost')
+    bus = _bus(url, oslo_messaging_rabbit__ssl=True)
+    _assert_refused(bus, caplog, 'CERTIFICATE_VERIFY_FAILED')
+    monkeypatch.setenv('SSL_CERT_FILE', str(broker.authority.certificate))
+    bus = _bus(url, oslo_messaging_rabbit__ssl=True)
+    with pytest.raises(exception.HostUnavailable, match='never listened'):
+        _create(bus, 'unknown')
+    bus._connected().transport.cleanup()
+
+
+def test_who_is_an_agent_can_ask_another(broker: Broker) -> None:
+    options = broker.options()
+    url = broker.url('nova_ext_agent')
+    with BusAgent(url, 'compute-3', **options):
+        bus = _bus(url, **options)
+        assert bus.call('compute-3', 'status', {}, 5) == STATUS
+        bus._connected().transport.cleanup()
+
+
 def test_a_certificate_for_another_name_is_refused(
     broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:

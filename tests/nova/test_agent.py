@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,30 @@ def test_nothing_is_begun_while_nova_is_at_it(
     server.cloud.nova.change_instance(server.id, task_state='powering-off')
     _, _ = take_snapshot(server, api, agent, answer=400)
     assert server.chain() == [server.volume.name]
+
+
+def test_what_nova_has_otherwise_is_not_begun(
+    server: Server, api: Client, agent: Agent
+) -> None:
+    nova, overlay = server.cloud.nova, server.overlay()
+
+    def refused(words: str) -> None:
+        snapshot_id = str(uuid.uuid4())
+        server.cloud.cinder.add_snapshot(snapshot_id, server.volume_id)
+        answer = api.create(
+            server.volume_id, snapshot_id=snapshot_id, new_file=overlay.name
+        )
+        assert answer.status_code == 400, answer.text
+        assert words in answer.json()['badRequest']['message']
+        assert server.chain() == [server.volume.name]
+
+    nova.change_instance(server.id, host='elsewhere')
+    refused('Nova has the instance on host elsewhere')
+    nova.change_instance(server.id, host=server.cloud.host)
+    nova.detach(server.id, server.volume_id)
+    refused('Nova has no record of it')
+    nova.attach(server.id, server.volume_id)
+    refused('names no file')
 
 
 def test_a_conductor_that_is_down_is_waited_for(

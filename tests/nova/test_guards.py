@@ -225,6 +225,17 @@ def test_w15_what_is_not_found_is_a_fault(
         assert 'itemNotFound' in answer.json()
 
 
+def test_a_database_that_is_away_is_said_to_be(
+    guarded: Mounted, nova: Nova
+) -> None:
+    # As if its cell's were stopped meanwhile.
+    host = nova.create_host('fails-with-DBConnectionError')
+    volume_id = guarded.attach(host=host)
+    for ask in ('create', 'merge'):
+        answer = getattr(guarded.client, ask)(volume_id)
+        guarded.assert_refused(answer, volume_id, 'a database of Nova', 503)
+
+
 @pytest.mark.parametrize('value', [5, None, [], True, {}])
 def test_w16_volume_id_is_text(
     guarded: Mounted, nova: Nova, value: object

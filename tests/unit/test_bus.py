@@ -38,6 +38,11 @@ def test_queues_are_on_all_brokers_unless_an_operator_says_no(
     assert not _is_quorum(bus.transport(said))
 
 
+def test_queues_of_replies_are_dropped_after_half_an_hour() -> None:
+    options = bus.transport(private_conf(_URL))._driver.conf
+    assert options.oslo_messaging_rabbit.rabbit_transient_queues_ttl == 1800
+
+
 @pytest.mark.parametrize(
     ('url', 'words'),
     [

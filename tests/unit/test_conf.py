@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our options in more than one configuration of a process."""
+"""Our options: where they are read from, and what their defaults keep to."""
 
 from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
 
 from oslo_config import cfg
 
@@ -20,3 +25,41 @@ def test_two_configurations_share_nothing() -> None:
         conf([], project='nova_ext', default_config_files=[])
     assert other.nova_ext.compute_api == 'libvirt'
     assert 'auth_url' not in other.nova_ext_cinder
+
+
+def test_the_agent_ends_before_cinder_gives_up() -> None:
+    """Whose limits are 600 s and 7200 s."""
+    conf = cfg.ConfigOpts()
+    nova_ext_conf.register_opts(conf)
+    conf([], project='nova_ext', default_config_files=[])
+    assert conf.nova_ext_agent.create_deadline < 600
+    assert conf.nova_ext_agent.delete_deadline < 7200
+    assert conf.nova_ext_agent.cancel_late
+
+
+def test_the_files_of_the_environment_variable_are_read(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Each of them, and of an option that both have the last."""
+    for name, lines in (
+        ('one', 'auth_strategy = noauth\nmax_microversion = 2.7\n'),
+        ('two', 'max_microversion = 2.8\n'),
+    ):
+        (tmp_path / name).write_text(f'[nova_ext]\n{lines}')
+    run = subprocess.run(
+        [
+            *(sys.executable, '-c'),
+            'from nova_ext.cmd import wsgi\n'
+            'conf = wsgi.cfg.CONF.nova_ext\n'
+            'print(conf.auth_strategy, conf.max_microversion)',
+        ],
+        env={
+            **os.environ,
+            'OS_NOVA_EXT_CONFIG_FILES': f'{tmp_path}/one;{tmp_path}/two',
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert run.stdout.splitlines()[-1] == 'noauth 2.8'

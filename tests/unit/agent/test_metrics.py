@@ -8,7 +8,7 @@ import re
 from typing import Any
 from unittest import mock
 
-from nova_ext import exception
+from nova_ext import conf, exception
 from nova_ext.agent import metrics, wire
 from nova_ext.agent.job import Job, Kind, State
 from nova_ext.agent.manager import Manager
@@ -113,3 +113,24 @@ def test_each_is_documented(tmp_path: pathlib.Path) -> None:
     )
     shown = {family.name for family in counted.collected.collect()}
     assert documented == shown
+
+
+def test_numbers_are_for_this_machine_and_name_nobody(
+    tmp_path: pathlib.Path,
+) -> None:
+    (address,) = (o for o in conf.agent_opts if o.name == 'metrics_address')
+    assert address.default == '127.0.0.1'
+    counted = metrics.Metrics()
+    journal = counted.journal(tmp_path / 'j', _look)
+    job = journal.add(jobs.create())
+    journal.update(job.to(State.DONE, succeeded=True))
+    labels = {
+        label
+        for family in counted.collected.collect()
+        for sample in family.samples
+        for label in sample.labels
+    }
+    page = pathlib.Path(__file__).parents[3] / 'api-ref/source/follow.rst'
+    named = {*re.findall(r'``(\w+)``', page.read_text('utf-8')), 'le'}
+    assert labels <= named
+    assert not {name for name in labels if name.endswith(('id', 'host'))}
