@@ -18,7 +18,7 @@ from oslo_config import cfg
 
 from nova_ext import cinder
 from nova_ext import conf as nova_ext_conf
-from nova_ext.cmd.doctor import agents, reports
+from nova_ext.cmd.doctor import access, agents, hypervisor, reports
 from nova_ext.virt import host as virt_host
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.cinder import Attachment, CinderDouble, Request
@@ -187,7 +187,7 @@ def test_a_host_that_is_well_and_then_is_not(host: Host) -> None:
     assert '1 volumes' in found['libvirt'][0]['says']
     assert _states(found, 'share, for the agent') == ['ok']
     if host.user:
-        assert _states(found, 'user of the agent') == ['ok']
+        assert _states(found, 'user of the agent') == ['unknown']
         assert _states(found, 'libvirt, for the agent') == ['ok']
     host.stop_agent()
     groups['nova_ext_agent']['libvirt_uri'] = 'qemu+unix:///session?socket=/'
@@ -259,7 +259,10 @@ def test_the_bus_and_who_listens_there(
             url = groups['DEFAULT']['transport_url']
             wrong = url.replace(rabbitmq.password, 'secret-word')
             gone = url.replace(str(rabbitmq.port), str(free_port()))
-            for bad, words in ((wrong, 'lets us not in'), (gone, 'refused')):
+            for bad, words in (
+                (wrong, 'does not let us in'),
+                (gone, 'refused'),
+            ):
                 groups['DEFAULT']['transport_url'] = bad
                 begun = time.monotonic()
                 status, found = doctor(directory, groups)
@@ -289,6 +292,19 @@ def test_as_whom_qemu_runs(
     with mock.patch.object(host, 'connect', return_value=connection):
         assert host.qemu_user() == user
     host.close()
+
+
+@pytest.mark.parametrize(
+    ('qemu', 'state'),
+    [((64055, 108), 'ok'), ((33, 33), 'wrong'), (None, 'unknown')],
+)
+def test_an_agent_that_is_the_user_of_qemu(
+    qemu: tuple[int, int] | None, state: str
+) -> None:
+    who = qemu and access.Who(qemu[0], (qemu[1],))
+    found = hypervisor._check_user(access.Who(33, (33,)), who)
+    assert found.state == state
+    assert found.mend or state != 'wrong'
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def check_bus(conf: cfg.ConfigOpts, hosts: Sequence[str]) -> Iterator[Finding]:
         # NOTE: also what the driver's library raises and nobody translates.
         yield wrong(
             'broker',
-            f'it takes connections, and lets us not in: '
+            f'it takes connections, and does not let us in: '
             f'{str(error) or "no answer"}',
             f'{_URL}: user, password, virtual host; and at [oslo_messaging_'
             'rabbit] ssl',

@@ -77,7 +77,13 @@ def check_libvirt(conf: cfg.ConfigOpts) -> Iterator[Finding]:
 
 def _check_user(agent: access.Who, qemu: access.Who | None) -> Finding:
     subject = 'user of the agent'
-    if qemu is not None and agent.user == qemu.user:
+    if qemu is None:
+        return unknown(
+            subject,
+            f'{access.name(agent)}; libvirt does not say as which user QEMU '
+            'runs, which must be another',
+        )
+    if agent.user == qemu.user:
         return wrong(
             subject,
             f'{access.name(agent)} is also the one that QEMU runs as, which '

@@ -39,7 +39,7 @@ def check_login(
             return
         yield wrong(
             subject,
-            f'it lets us not in: {error}',
+            f'it does not let us in: {error}',
             'look at auth_type, auth_url, username, password and '
             f'project_name of [{group}], and at whether Keystone runs',
         )
