@@ -9,11 +9,14 @@ is logged is said where it happens. Whoever says it, a message is one line.
 from __future__ import annotations
 
 import logging
+import sys
 
 from oslo_config import cfg
 from oslo_log import formatters, log
 
 from nova_ext import plain
+
+LOG = logging.getLogger(__name__)
 
 # What marks the record of a request that was answered.
 REQUEST = 'nova_ext_request'
@@ -76,3 +79,11 @@ def setup(conf: cfg.ConfigOpts) -> None:
     for handler in logging.getLogger().handlers:
         if type(handler.formatter) is formatters.ContextFormatter:
             handler.setFormatter(Formatter(conf))
+
+
+def failure(words: str) -> None:
+    """Say why a command ends: in the log, and to who has started it."""
+    LOG.error('%s', words)
+    handlers = logging.getLogger().handlers
+    if any(isinstance(handler, logging.FileHandler) for handler in handlers):
+        print(words, file=sys.stderr)

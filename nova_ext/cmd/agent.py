@@ -7,16 +7,13 @@ At SIGHUP it reads again the options that may change while it runs.
 from __future__ import annotations
 
 import importlib
-import logging
 import signal
 import sys
 
 from oslo_config import cfg
 
-from nova_ext import cinder, exception
+from nova_ext import cinder, exception, log
 from nova_ext import conf as nova_ext_conf
-
-LOG = logging.getLogger(__name__)
 
 _DESCRIPTION = (
     'The agent of this hypervisor: makes and merges snapshots by libvirt, '
@@ -53,7 +50,7 @@ def main() -> int:
     else:
         return 0
     # NOTE: where an exception is handled, oslo.log says once more what it is.
-    LOG.error('nova-ext-agent cannot start: %s', failure)
+    log.failure(f'nova-ext-agent cannot start: {failure}')
     return 1
 
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from oslo_config import cfg
 
 from nova_ext import conf as nova_ext_conf
-from nova_ext import exception
+from nova_ext import exception, log
 from nova_ext.api import app
 from nova_ext.cmd import http
 from nova_ext.compute import api as compute
@@ -218,7 +218,7 @@ def main() -> int:
     ) as error:
         failure = str(error)
     # NOTE: where an exception is handled, oslo.log says once more what it is.
-    LOG.error('nova-ext-serve cannot start: %s', failure)
+    log.failure(f'nova-ext-serve cannot start: {failure}')
     return 1
 
 

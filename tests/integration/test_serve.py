@@ -145,6 +145,28 @@ def test_the_agent_says_why_it_does_not_start(
     assert (result.stdout + result.stderr).count(words) == 1
 
 
+def test_who_starts_an_agent_that_logs_to_a_file_is_told(
+    tmp_path: pathlib.Path,
+) -> None:
+    log = tmp_path / 'log'
+    config = write_config(
+        tmp_path / 'nova_ext.conf',
+        {
+            'DEFAULT': {'log_file': log},
+            'nova_ext_agent': {'state_dir': tmp_path},
+        },
+    )
+    result = subprocess.run(
+        [sys.executable, '-m', 'nova_ext.cmd.agent', '--config-file', config],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    for text in (log.read_text(), result.stderr):
+        assert text.count('Set [nova_ext_agent] reports to "cinder"') == 1
+
+
 def test_one_state_directory_has_one_agent(tmp_path: pathlib.Path) -> None:
     with serving(tmp_path, NOAUTH, '--private-libvirtd'):
         result = subprocess.run(
