@@ -207,6 +207,19 @@ def test_a_socket_that_a_user_may_not_use(
     assert ('Permission denied' in found.says) is bool(mend)
 
 
+def test_a_plain_user_asks_as_it_is(tmp_path: pathlib.Path) -> None:
+    with (
+        mock.patch.object(os, 'getuid', autospec=True, return_value=1),
+        mock.patch.object(
+            os, 'setgroups', autospec=True, side_effect=PermissionError
+        ),
+    ):
+        found = access.check_call(
+            'it', lambda: None, str(tmp_path), access.Who(1, (1,))
+        )
+    assert found.state == 'ok'
+
+
 def _connect(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
