@@ -43,6 +43,16 @@ def test_each_says_its_version(command: str) -> None:
     assert metadata.version('nova_ext') in run.stdout.split()
 
 
+def test_a_library_that_finds_eventlet_says_nothing_to_the_caller() -> None:
+    run = subprocess.run(
+        [sys.executable, '-c', 'import nova_ext.cmd, eventlet'],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (run.returncode, run.stderr) == (0, '')
+
+
 def _groups() -> list[tuple[str, ...]]:
     verbs = 'list show watch cancel limit retry rollback abandon'.split()
     return [
