@@ -29,8 +29,9 @@ from tests.integration.test_delete import Share
 
 pytest_plugins = ['tests.fixtures.host']
 
-# QEMU 10, as libvirt counts it, has written out what it pulled at the end.
-_WRITES_OUT = 10_000_000
+# QEMU 7.2, as libvirt counts it, keeps back what it pulled; 6.2, 8.2 and 10.0
+# have written it out at the end. Nobody promises either.
+_KEEPS_BACK = range(7_002_000, 7_003_000)
 
 
 def _kill(share: Share) -> None:
@@ -102,7 +103,7 @@ def test_a_guest_restarted_between_a_pull_and_the_look_at_it(
         copy = share.host.directory / 'copy'
         _run('convert', '-U', '-O', 'raw', active, copy)
         with _ended_unseen(merge):
-            if merge.host.guest.domain.connect().getVersion() < _WRITES_OUT:
+            if merge.host.guest.domain.connect().getVersion() in _KEEPS_BACK:
                 with pytest.raises(RuntimeError):
                     # What QEMU had pulled is lost with it, as the header does
                     # not show: if it never is, this test proves nothing.
