@@ -270,8 +270,11 @@ def test_longest_path_will_do_for_the_longest_socket():
             name = '12345678901234567890-and-more'
             guest = new_guest(libvirtd, name=name, customise=add_agent)
             with guest:
-                sockets = pathlib.Path('/proc/net/unix').read_text()
-                assert str(longest) in sockets.split()
+                sockets = pathlib.Path('/proc/net/unix').read_text().split()
+                ours = [s for s in sockets if s.startswith(f'{directory}/')]
+                # Since libvirt 10 it is at a path that is shorter.
+                assert max(ours, key=len).endswith(f'/{longest.name}')
+                assert max(map(len, ours)) <= len(str(longest))
     finally:
         shutil.rmtree(directory)
 
