@@ -299,6 +299,13 @@ nova_opts = [
         'Cinder counts as frozen.',
     ),
     cfg.BoolOpt(
+        'refuse_rescued',
+        default=True,
+        help='Whether a volume of a rescued instance is refused. Nova goes '
+        'back to the files that it wrote down when the rescue began, so that '
+        'what is written after a snapshot would be lost.',
+    ),
+    cfg.BoolOpt(
         'refuse_host_down',
         default=True,
         help='Whether a request is refused while the compute service of the '

@@ -280,6 +280,12 @@ class Admission:
                 'has a saved memory image, which names the old files '
                 '(suspended)'
             )
+        elif attachment.domain.rescued:
+            # NOTE: also where it is off, as Nova ends a rescue from there.
+            trouble = (
+                'is rescued, and Nova has written down its old files, to go '
+                'back to'
+            )
         if trouble:
             raise exception.InstanceInvalidState(
                 instance_id=found.uuid, state=trouble, method=method

@@ -102,7 +102,7 @@ class Engine:
         if action is Action.REFRESH:
             return self._refresh(run)
         if action is Action.REPORT:
-            return self._reported(run, self._deliver(job))
+            return self._report(run)
         return self._reported(run, self._confirm(job))
 
     def _reported(self, run: Run, verdict: Verdict) -> float:
@@ -127,18 +127,28 @@ class Engine:
                 )
             return self._enter(run, *then)
 
-    def _refresh(self, run: Run) -> float:
-        """Have Nova know what QEMU has open."""
+    def _report(self, run: Run) -> float:
+        """Tell Cinder the outcome."""
         job = run.job
+        # NOTE: since the last attempt Nova may have moved the instance, with
+        # what Cinder still takes for the active layer.
+        if run.attempts and job.refreshes and job.succeeded:
+            then = self._refreshed(job.to(State.REFRESHING))
+            if then[1] is not Action.REPORT:
+                return self._enter(run, *then)
+        return self._reported(run, self._deliver(job))
+
+    def _refresh(self, run: Run) -> float:
+        return self._enter(run, *self._refreshed(run.job))
+
+    def _refreshed(self, job: Job) -> tuple[Job, Action]:
+        """Have Nova know what QEMU has open, and what follows from that."""
         used = self._hypervisor.look(job) is Chain.AFTER
         record = self._nova.refresh(job, used)
         # NOTE: only now a start that read the old record has shown itself.
         chain = self._hypervisor.look(job)
         trouble = self._nova.trouble if record is Record.UNKNOWN else ''
-        return self._enter(
-            run,
-            *transition.refreshed(job, chain, record, time.time(), trouble),
-        )
+        return transition.refreshed(job, chain, record, time.time(), trouble)
 
     def _forget(self) -> None:
         now = time.time()

@@ -136,7 +136,12 @@ class Nova:
         if device is None or pointed is None:
             return Record.GONE
         right = json.loads(device.connection_info) == pointed
-        if used and not right and time.monotonic() < not_after:
+        if (
+            used
+            and not right
+            and self._is_here(_instance(context, job))
+            and time.monotonic() < not_after
+        ):
             device.connection_info = json.dumps(pointed)
             device.save()
             right = True
@@ -148,11 +153,18 @@ class Nova:
         # NOTE: what began before may have read what was stored before; what
         # begins from now on reads what is stored now.
         instance = _instance(context, job)
-        if instance is None or instance.host != self._host:
+        if instance is None:
             return Record.GONE
         if instance.task_state is not None:
             return Record.BUSY
-        return Record.RIGHT if right else Record.WRONG
+        if self._is_here(instance):
+            return Record.RIGHT if right else Record.WRONG
+        # NOTE: of one that was shelved nobody uses any file.
+        unused = instance.host is None
+        return Record.GONE if right or unused else Record.ELSEWHERE
+
+    def _is_here(self, instance: Any) -> bool:
+        return instance is not None and instance.host == self._host
 
     def _ask(self, function: Callable[[Any], Any]) -> Any:
         """``function(context)``, in bounded time.

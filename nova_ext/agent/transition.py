@@ -15,6 +15,10 @@ from nova_ext.agent.job import Job, Kind, Operation, State
 
 # What an operator has tried again is over after this time.
 _AGAIN_SECONDS = 60.0
+_KEEP = (
+    'what it wrote before is in {}. Keep both, and stop the instance before '
+    'more is written: what it holds now is not what Cinder takes it for'
+)
 
 
 class Chain(enum.Enum):
@@ -46,7 +50,8 @@ class Record(enum.Enum):
     RIGHT = 'it names the active layer, and nothing older is under way'
     WRONG = 'it names another file'
     BUSY = 'an operation of Nova is under way, perhaps with what it named'
-    GONE = 'Nova has none, or has it elsewhere'
+    GONE = 'Nova has none, or uses the active layer elsewhere'
+    ELSEWHERE = 'Nova uses another file on another host'
     UNKNOWN = 'Nova cannot be asked'
 
 
@@ -77,8 +82,10 @@ def recovered(job: Job) -> tuple[Job, Action]:
         ), Action.REPORT
     if job.state in (State.RUNNING, State.VERIFYING):
         return job, Action.LOOK
-    if job.state is State.REFRESHING:
-        return job, Action.REFRESH
+    if job.state is State.REFRESHING or (
+        job.state is State.REPORTING and job.refreshes and job.succeeded
+    ):
+        return job.to(State.REFRESHING), Action.REFRESH
     if job.state is State.REPORTING:
         return job, Action.REPORT
     if job.state is State.CONFIRMING:
@@ -189,6 +196,8 @@ def refreshed(
         (gone or record is Record.RIGHT) and chain is Chain.AFTER
     ):
         return _refreshed(job)
+    if record is Record.ELSEWHERE:
+        return job.to(State.ORPHANED, reason=_moved(job)), Action.NOTHING
     settled = record is not Record.BUSY and not (
         record is Record.UNKNOWN and told
     )
@@ -218,15 +227,26 @@ def _refreshed(job: Job) -> tuple[Job, Action]:
     return job.to(job.outcome, reason=''), Action.NOTHING
 
 
-def _restarted(job: Job) -> str:
+def _active(job: Job) -> tuple[str, str]:
     old, new = (
         path.rpartition('/')[2] for path in (job.before[0], job.after[0])
     )
+    return old, new
+
+
+def _restarted(job: Job) -> str:
+    old, new = _active(job)
     return (
         f'the instance was started on {old} again, which should not have '
-        f'been used any more; what it wrote before is in {new}. Keep both, '
-        'and stop the instance before more is written: what it holds now is '
-        'not what Cinder takes it for'
+        f'been used any more; {_KEEP.format(new)}'
+    )
+
+
+def _moved(job: Job) -> str:
+    old, new = _active(job)
+    return (
+        f'Nova moved the instance to another host, where it uses {old}: that '
+        f'is what Cinder, which was not told yet, said; {_KEEP.format(new)}'
     )
 
 

@@ -148,6 +148,9 @@ class _GuardedAPI(nova_compute.API):
         if (
             self._options.refuse_suspended
             and instance.vm_state == vm_states.SUSPENDED
+        ) or (
+            self._options.refuse_rescued
+            and instance.vm_state == vm_states.RESCUED
         ):
             raise nova_exception.InstanceInvalidState(
                 attr='vm_state',

@@ -60,6 +60,8 @@ class Domain:
         ``disconnected``, or None if there is none
     :ivar of_nova: whether Nova has defined it, and will again
     :ivar number: libvirt's of its QEMU process; None if it has none
+    :ivar rescued: whether Nova has it boot from a rescue image, and will go
+        back to a definition of before
     """
 
     uuid: str
@@ -68,6 +70,7 @@ class Domain:
     agent: str | None
     of_nova: bool = False
     number: int | None = None
+    rescued: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +116,7 @@ def parse(xml: str) -> Domain:
     root = read(xml)
     number = root.get('id')
     agent = root.find("devices/channel/target[@name='org.qemu.guest_agent.0']")
+    of_nova = any(element.tag.startswith(_NOVA) for element in root.iter())
     return Domain(
         uuid=root.findtext('uuid', ''),
         name=root.findtext('name', ''),
@@ -122,7 +126,13 @@ def parse(xml: str) -> Domain:
             if element.find('target') is not None
         ),
         agent=(None if agent is None else agent.get('state', 'disconnected')),
-        of_nova=any(element.tag.startswith(_NOVA) for element in root.iter()),
+        of_nova=of_nova,
+        rescued=of_nova
+        and any(
+            value.endswith('disk.rescue')
+            for source in root.iterfind('devices/disk/source')
+            for value in source.attrib.values()
+        ),
         number=None if number is None else int(number),
     )
 

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.fixtures.cinder_rows import Request
 from tests.fixtures.serve import write_config
 from tests.fixtures.servers import server_environment
-from tests.nova.client import Client
+from tests.nova.client import PATH, Client
 
 if TYPE_CHECKING:
     # Imported before pytest_plugins are, it would bring a warning.
@@ -27,12 +28,20 @@ ADMIN = 'token-of-an-admin'
 HARD = {'type': 'HARD'}
 # The same for API and agent.
 REPLY_WAIT = 10
+# Half a minute's work at the agent's bandwidth.
+DATA = 32 << 20
 
 
 class Agent:
     """nova-ext-agent as an operator of Nova runs it."""
 
-    def __init__(self, cloud: Cloud, bin: Path, directory: Path) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        bin: Path,
+        directory: Path,
+        reply_wait: float = REPLY_WAIT,
+    ) -> None:
         self._bin = bin
         self._log = directory / 'log'
         self.socket = directory / 'agent.sock'
@@ -50,12 +59,19 @@ class Agent:
                 'nova_config_file': cloud.configuration,
                 'reports': 'cinder',
                 'rpc': True,
-                'reply_wait': REPLY_WAIT,
+                'reply_wait': reply_wait,
                 'bandwidth': 1,
             },
             'nova_ext_cinder': cinder_options(cloud),
         }
         self.configuration = directory / 'agent.conf'
+
+    def __enter__(self) -> Agent:
+        self.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.stop()
 
     def run(self) -> subprocess.Popen[bytes]:
         """Start it."""
@@ -132,6 +148,7 @@ def take_snapshot(
         server.volume_id, snapshot_id=snapshot_id, new_file=overlay.name
     )
     assert made.status_code == answer, (made.text, agent.log())
+    server.overlays[snapshot_id] = overlay
     return snapshot_id, overlay.name
 
 
@@ -141,6 +158,8 @@ def claim(server: Server, agent: Agent, snapshot_id: str) -> None:
     cinder.wait_for(
         lambda: cinder.snapshots[snapshot_id].progress == '90%', 60.0
     )
+    connection = server.cloud.connection(server.overlays[snapshot_id], 'qcow2')
+    cinder.volumes[server.volume_id].connection_info = connection
     cinder.set_snapshot(snapshot_id, 'available', '100%')
     wait_for_state(agent, snapshot_id, 'DONE')
 
@@ -173,3 +192,37 @@ def restart(server: Server, api: Client, operation: str) -> None:
     else:
         server.act(api, 'stopped', os_stop=None)
         server.act(api, 'active', os_start=None)
+
+
+def keep_untold(server: Server, api: Client, agent: Agent) -> tuple[str, str]:
+    """Take a snapshot that Cinder is not told of until its faults are over."""
+
+    def is_end(request: Request) -> bool:
+        return (request.update or {}).get('progress') == '90%'
+
+    server.cloud.cinder.answer_with(500, times=None, when=is_end)
+    snapshot_id, name = take_snapshot(server, api, agent)
+    assert state(agent, snapshot_id) == 'REPORTING'
+    return snapshot_id, name
+
+
+def merge(server: Server, api: Client, agent: Agent) -> tuple[str, str]:
+    """Begin a pull: the snapshot's id, and the name of the active layer."""
+    snapshot_id, name = take_snapshot(server, api, agent)
+    claim(server, agent, snapshot_id)
+    server.cloud.cinder.set_snapshot(snapshot_id, 'deleting')
+    info = {
+        'volume_id': server.volume_id,
+        'type': 'qcow2',
+        'file_to_merge': None,
+        'merge_target_file': None,
+    }
+    asked = api.delete(info, f'/v2.1{PATH}/{snapshot_id}')
+    assert asked.status_code == 204, asked.text
+    wait_for_state(agent, snapshot_id, 'RUNNING')
+    return snapshot_id, name
+
+
+def told(server: Server, snapshot_id: str) -> tuple[str, str | None]:
+    """The last that Cinder was told of a snapshot."""
+    return server.cloud.cinder.history(snapshot_id)[-1]

@@ -31,11 +31,11 @@ class Client:
         )
 
     def post(
-        self, body: object, path: str = f'/v2.1{PATH}'
+        self, body: object, path: str = f'/v2.1{PATH}', **more: str
     ) -> requests.Response:
         """Send a body: bytes as they are, all else as JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body)
-        headers = {'Content-Type': 'application/json'}
+        headers = {'Content-Type': 'application/json', **more}
         return self.send('POST', path, data=data, headers=headers)
 
     def create(

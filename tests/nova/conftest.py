@@ -5,9 +5,10 @@ with a hypervisor and our agent.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     # Imported before pytest_plugins are, it would bring a warning.
     from tests.fixtures.nova import Nova, NovaAPI
     from tests.fixtures.nova_cloud import Cloud, Server
+    from tests.fixtures.nova_moves import MovingCloud
     from tests.fixtures.rabbitmq import RabbitMQ
 
 # As README.rst has them.
@@ -72,14 +74,52 @@ def cloud(nova: Nova, rabbitmq: RabbitMQ) -> Iterator[Cloud]:
 
 
 @pytest.fixture(scope='session')
+def moving_cloud(nova: Nova, rabbitmq: RabbitMQ) -> Iterator[MovingCloud]:
+    """A Nova with two hypervisors."""
+    # Imported before pytest_plugins are, it would bring a warning.
+    from tests.fixtures.nova_moves import MovingCloud, other_libvirtd
+
+    with (
+        short_directory() as directory,
+        short_directory() as sockets,
+        short_directory() as other_sockets,
+        PrivateLibvirtd(sockets) as libvirtd,
+        other_libvirtd(other_sockets) as other,
+        MovingCloud(directory, nova, libvirtd, other, rabbitmq).running() as (
+            running
+        ),
+    ):
+        yield running
+
+
+@pytest.fixture(scope='session')
 def api(cloud: Cloud, paste: Path, plugin: Path) -> Iterator[Client]:
     """An administrator at nova-api, where our filter asks agents."""
+    with _serving(cloud, paste, plugin) as client:
+        yield client
+
+
+@pytest.fixture(scope='session')
+def moving_api(
+    moving_cloud: MovingCloud, paste: Path, plugin: Path
+) -> Iterator[Client]:
+    """The same, of the Nova with two hypervisors."""
+    options = {**moving_cloud.services, 'nova_ext_agent.reply_wait': 3}
+    with _serving(moving_cloud, paste, plugin, **options) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _serving(
+    cloud: Cloud, paste: Path, plugin: Path, **more: Any
+) -> Iterator[Client]:
     options = {
         'nova_ext.compute_api': 'rpc',
         'nova_ext_agent.reply_wait': REPLY_WAIT,
         **{
             f'nova_ext_cinder.{k}': v for k, v in cinder_options(cloud).items()
         },
+        **more,
     }
     tokens = cloud.nova.tokens()
     with cloud.nova.serving(paste, options, tokens, plugin) as served:
@@ -89,13 +129,21 @@ def api(cloud: Cloud, paste: Path, plugin: Path) -> Iterator[Client]:
 @pytest.fixture(scope='session')
 def agent(cloud: Cloud, plugin: Path) -> Iterator[Agent]:
     """The agent of the hypervisor."""
-    with short_directory() as directory:
-        agent = Agent(cloud, plugin, directory)
-        agent.start()
-        try:
-            yield agent
-        finally:
-            agent.stop()
+    with (
+        short_directory() as directory,
+        Agent(cloud, plugin, directory) as (agent),
+    ):
+        yield agent
+
+
+@pytest.fixture(scope='session')
+def moving_agent(moving_cloud: MovingCloud, plugin: Path) -> Iterator[Agent]:
+    """The agent of the first of two hypervisors."""
+    with (
+        short_directory() as directory,
+        Agent(moving_cloud, plugin, directory, reply_wait=3) as agent,
+    ):
+        yield agent
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 
 Each has the end that the documents give it, under "What an answer promises".
 Those that need an image service or a second host (rescue, resize, migration)
-are not here; to the agent they are a stop.
+are in test_agent_moves.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fixtures.cinder_rows import Request
 from tests.nova.agents import (
+    DATA,
     HARD,
     Agent,
     claim,
     job,
+    keep_untold,
+    merge,
     state,
-    take_snapshot,
+    told,
     wait_for_state,
 )
-from tests.nova.client import PATH, Client
+from tests.nova.client import Client
 
 if TYPE_CHECKING:
     # Imported before pytest_plugins are, it would bring a warning.
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ['tests.fixtures.nova', 'tests.fixtures.rabbitmq']
 
-# Half a minute's work at the agent's bandwidth.
-_DATA = 32 << 20
 # Name → the action, and the vm_state that it leads to.
 _OPERATIONS = {
     'stop': ({'os_stop': None}, 'stopped'),
@@ -47,31 +47,9 @@ _OPERATIONS = {
 @pytest.fixture
 def full(cloud: Cloud, api: Client) -> Server:
     """An instance whose volume takes a while to be merged."""
-    server = cloud.create_server(_DATA)
+    server = cloud.create_server(DATA)
     server.act(api, 'active', os_start=None)
     return server
-
-
-def merge(server: Server, api: Client, agent: Agent) -> tuple[str, str]:
-    """Begin a pull: the snapshot's id, and the name of the active layer."""
-    snapshot_id, name = take_snapshot(server, api, agent)
-    claim(server, agent, snapshot_id)
-    server.cloud.cinder.set_snapshot(snapshot_id, 'deleting')
-    info = {
-        'volume_id': server.volume_id,
-        'type': 'qcow2',
-        'file_to_merge': None,
-        'merge_target_file': None,
-    }
-    asked = api.delete(info, f'/v2.1{PATH}/{snapshot_id}')
-    assert asked.status_code == 204, asked.text
-    wait_for_state(agent, snapshot_id, 'RUNNING')
-    return snapshot_id, name
-
-
-def told(server: Server, snapshot_id: str) -> tuple[str, str | None]:
-    """The last that Cinder was told of a snapshot."""
-    return server.cloud.cinder.history(snapshot_id)[-1]
 
 
 @pytest.mark.parametrize('name', ['stop', 'reboot', 'shelve', 'delete'])
@@ -113,17 +91,10 @@ def test_a_merge_goes_on(
 def test_an_operation_before_cinder_was_told_of_a_snapshot(
     server: Server, api: Client, agent: Agent, name: str
 ) -> None:
-    cinder = server.cloud.cinder
-
-    def is_end(request: Request) -> bool:
-        return (request.update or {}).get('progress') == '90%'
-
-    cinder.answer_with(500, times=None, when=is_end)
-    snapshot_id, active = take_snapshot(server, api, agent)
-    assert state(agent, snapshot_id) == 'REPORTING'
+    snapshot_id, active = keep_untold(server, api, agent)
     action, vm_state = _OPERATIONS[name]
     server.act(api, vm_state, **action)
-    cinder.clear_faults()
+    server.cloud.cinder.clear_faults()
     claim(server, agent, snapshot_id)
     if vm_state != 'deleted':
         assert server.stored()['name'] == active

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 pytest_plugins = ['tests.fixtures.nova']
 
 DEEP = b'[' * 50_000 + b']' * 50_000
-OPEN = {'refuse_suspended': 'false', 'refuse_host_down': 'false'}
+OPEN = {
+    'refuse_suspended': 'false',
+    'refuse_rescued': 'false',
+    'refuse_host_down': 'false',
+}
 
 
 class Mounted:
@@ -164,13 +168,14 @@ def test_w04_without_credentials_there_is_no_fence(
             pytest.fail('it started without what it requires')
 
 
-def test_w03_a_suspended_instance_is_refused(
-    guarded: Mounted, unguarded: Mounted
+@pytest.mark.parametrize('vm_state', ['suspended', 'rescued'])
+def test_w03_a_suspended_or_rescued_instance_is_refused(
+    guarded: Mounted, unguarded: Mounted, vm_state: str
 ) -> None:
-    volume_id = guarded.attach(vm_state='suspended')
+    volume_id = guarded.attach(vm_state=vm_state)
     for ask in ('create', 'merge'):
         answer = getattr(guarded.client, ask)(volume_id)
-        guarded.assert_refused(answer, volume_id, 'in vm_state suspended')
+        guarded.assert_refused(answer, volume_id, f'in vm_state {vm_state}')
         getattr(unguarded.client, ask)(volume_id)
     assert unguarded.sent(volume_id) == 2
 

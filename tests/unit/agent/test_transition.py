@@ -362,6 +362,7 @@ REFRESHES = {
     **{
         (chain, Record.GONE): (State.REFRESHING, State.DONE) for chain in Chain
     },
+    **{(chain, Record.ELSEWHERE): (State.ORPHANED,) * 2 for chain in Chain},
     **{
         (chain, record): _WAIT
         for chain in Chain
@@ -402,6 +403,14 @@ def test_what_follows_from_an_attempt_to_tell_nova(case) -> None:  # type: ignor
         if end is State.VERIFYING:
             # What it is now is found out as if nothing were known.
             assert (then.succeeded, action) == (None, Action.LOOK)
+
+
+def test_after_a_restart_nova_is_looked_at_before_cinder_is_told() -> None:
+    job = _of_nova(state=State.REPORTING, succeeded=True)
+    again, action = recovered(job)
+    assert (again.state, action) == (State.REFRESHING, Action.REFRESH)
+    failed = job.to(State.REPORTING, succeeded=False)
+    assert recovered(failed) == (failed, Action.REPORT)
 
 
 @pytest.mark.parametrize('record', [Record.BUSY, Record.UNKNOWN])

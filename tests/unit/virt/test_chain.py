@@ -131,6 +131,15 @@ def test_a_running_guest_after_a_snapshot() -> None:
     )
 
 
+def test_a_guest_of_nova_that_has_a_rescue_disk_is_rescued() -> None:
+    running = RUNNING.format(agent='connected')
+    rescued = running.replace('instances/8a/disk', 'instances/8a/disk.rescue')
+    assert rescued != running
+    assert not chain.parse(running).rescued
+    assert chain.parse(rescued).rescued
+    assert not chain.parse(rescued.replace('openstack.org', 'x.org')).rescued
+
+
 def test_a_disk_without_a_serial_has_none() -> None:
     assert _disk(RUNNING, 'vda').serial is None
 
