@@ -104,9 +104,11 @@ def request(
 
 def understands(peer: Any, version: Any) -> bool:
     """Whether one of version `peer` can be asked in that of a message."""
+    if not (isinstance(version, str) and isinstance(peer, str)):
+        return False
     try:
         (major, minor), (own, newest) = _numbers(version), _numbers(peer)
-    except (AttributeError, TypeError, ValueError):
+    except ValueError:
         return False
     return major == own and minor <= newest
 
