@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oslo_config import cfg
 from oslo_policy import policy
@@ -162,6 +162,8 @@ _rule = st.recursive(
 )
 
 
+# A busy machine takes its time.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rules=st.fixed_dictionaries(
         {policies.CREATE: _rule, 'one': _rule, 'two': _rule}

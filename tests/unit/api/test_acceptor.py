@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nova_ext.api import acceptor, schemas
@@ -125,6 +125,8 @@ _json = st.recursive(
 )
 
 
+# A busy machine takes its time.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_json)
 def test_the_fast_way_says_so_of_arbitrary_json(value: object) -> None:
     for name in VALIDATORS:

@@ -214,7 +214,10 @@ def _write(path: pathlib.Path, data: bytes) -> pathlib.Path:
 @hypothesis.settings(
     max_examples=400,
     deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    suppress_health_check=[
+        hypothesis.HealthCheck.function_scoped_fixture,
+        hypothesis.HealthCheck.too_slow,
+    ],
 )
 @hypothesis.given(
     changes=strategies.lists(
