@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nova_ext import exception
 from nova_ext.agent import merge, overlay, quiesce
 from nova_ext.agent.job import Job, Kind, Operation, State
-from nova_ext.virt import chain, guest, image
+from nova_ext.virt import chain, image
 
 if TYPE_CHECKING:
     from nova_ext.virt import host
@@ -140,7 +140,7 @@ class Admission:
             deadline=now + self.delete_limit,
             patient=not self.cancel_late,
             stored=stored,
-            process=guest.process(attachment.domain),
+            process=attachment.domain.process,
         )
 
     def repeat(self, known: Job, now: float) -> Job | None:
@@ -208,7 +208,7 @@ class Admission:
             accepted_at=now,
             deadline=now + self.delete_limit,
             stored=False,
-            process=guest.process(attachment.domain),
+            process=attachment.domain.process,
             state=State.PENDING,
             succeeded=None,
             reason='',

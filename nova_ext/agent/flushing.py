@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from nova_ext.agent import verify
 from nova_ext.agent.job import Job, Kind
-from nova_ext.virt import guest as virt_guest
 
 if TYPE_CHECKING:
-    from nova_ext.virt import chain
+    from nova_ext.virt import chain, guest
 
 
 class Flush:
@@ -33,14 +32,14 @@ class Flush:
         self.done = False
         self.error: Exception | None = None
 
-    def over(self, found: virt_guest.Guest, domain: chain.Domain) -> None:
+    def over(self, found: guest.Guest, domain: chain.Domain) -> None:
         """Begin, if the process is still the one that merged."""
         job = self._job
         # NOTE: had the process been killed, perhaps to be started again, the
         # header would look the same.
         if not self.wanted or job.process not in (
             '',
-            virt_guest.process(domain),
+            domain.process,
         ):
             return
         # NOTE: QEMU has flushed a base before a commit counts as over, and
@@ -58,7 +57,7 @@ class Flush:
         if self._thread is not None:
             self._thread.join()
 
-    def _flush(self, found: virt_guest.Guest) -> None:
+    def _flush(self, found: guest.Guest) -> None:
         try:
             found.flush(self._job.target)
             self.done = True

@@ -14,7 +14,6 @@ from nova_ext import exception
 from nova_ext.agent import flushing, quiesce, transition, verify
 from nova_ext.agent import job as agent_job
 from nova_ext.agent.job import Job, Kind
-from nova_ext.virt import guest as virt_guest
 from nova_ext.virt import image, stand_in
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ class Hypervisor:
                 ) from None
             found = self._host.start_paused(xml)
             self._check_opened(job)
-        elif job.process not in ('', virt_guest.process(domain)):
+        elif job.process not in ('', domain.process):
             # NOTE: a look would say of what it merges that it is perhaps not
             # on disk.
             raise exception.JobStateUnknown(

@@ -72,6 +72,12 @@ class Domain:
     number: int | None = None
     rescued: bool = False
 
+    @property
+    def process(self) -> str:
+        """Which process it has: another one after each start; or nothing."""
+        # NOTE: libvirt counts from 1 again when the host was started anew.
+        return '' if self.number is None else f'{_boot()} {self.number}'
+
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -99,6 +105,12 @@ class Seen:
     def same(self, one: tuple[str, ...], other: tuple[str, ...]) -> bool:
         """Whether two chains are of the same files, whatever their names."""
         return [self.files[p] for p in one] == [self.files[p] for p in other]
+
+
+@functools.cache
+def _boot() -> str:
+    with open('/proc/sys/kernel/random/boot_id') as file:
+        return file.read().strip()
 
 
 def read(xml: str) -> ElementTree.Element:

@@ -9,7 +9,6 @@ agent/; in particular nothing here ever guesses success.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from xml.etree import ElementTree  # noqa: S405 (only written here)
@@ -82,21 +81,6 @@ def _alive(alive: Callable[[], object]) -> bool:
         return bool(alive())
     except libvirt.libvirtError:
         return False
-
-
-@functools.cache
-def _boot() -> str:
-    with open('/proc/sys/kernel/random/boot_id') as file:
-        return file.read().strip()
-
-
-def process(domain: chain.Domain) -> str:
-    """Which process a guest has: another one after each start.
-
-    :returns: empty if it has none
-    """
-    # NOTE: libvirt counts from 1 again when the host was started anew.
-    return '' if domain.number is None else f'{_boot()} {domain.number}'
 
 
 def snapshot_xml(target: str, new_path: str, others: Iterable[str]) -> str:

@@ -12,7 +12,6 @@ import libvirt
 import pytest
 
 from nova_ext import exception
-from nova_ext.virt import guest
 from nova_ext.virt.host import Host
 from nova_ext.virt.private import PrivateLibvirtd
 
@@ -58,7 +57,7 @@ def test_each_start_is_another_process_whoever_asks(host: Host) -> None:
             domain.create()
             found = host.described(UUID)
             assert found is not None
-            seen.add(guest.process(found[1]))
+            seen.add(found[1].process)
             domain.destroy()
         assert len(seen) == 3
     finally:

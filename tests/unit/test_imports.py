@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -228,3 +230,18 @@ def test_a_package_may_import_its_own_modules() -> None:
     assert not [*problems('agent', source, package=True)]
     source = 'from .. import compute'
     assert [*problems('agent', source, package=True)]
+
+
+def test_the_logic_of_the_agent_does_without_libvirt(
+    tmp_path: pathlib.Path,
+) -> None:
+    """So that its unit tests need nothing but pip."""
+    process = {'service', 'rpc', 'metrics', 'nova_bdm'}
+    names = sorted(
+        path.stem
+        for path in (PACKAGE / 'agent').glob('*.py')
+        if path.stem not in process
+    )
+    lines = [f'import nova_ext.agent.{name}' for name in names]
+    code = '\n'.join(["import sys; sys.modules['libvirt'] = None", *lines])
+    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True)

@@ -12,7 +12,7 @@ from nova_ext import exception
 from nova_ext.agent import merge
 from nova_ext.agent.admission import Admission
 from nova_ext.agent.job import Job, Kind, Operation, State
-from nova_ext.virt import chain, guest, image
+from nova_ext.virt import chain, image
 from tests.unit.agent import fakes
 
 NOW = 1000.0
@@ -301,7 +301,7 @@ def test_a_delete_becomes_a_job(
         kind=kind,
         base=target or file_to_merge,
         top=target and file_to_merge,
-        process=guest.process(scene.guest.describe()),
+        process=scene.guest.describe().process,
         instance_id=fakes.INSTANCE,
         target=fakes.TARGET,
         before=scene.paths(*scene.names),

@@ -13,7 +13,6 @@ from nova_ext.agent import verify
 from nova_ext.agent.hypervisor import Hypervisor
 from nova_ext.agent.job import Job, Kind
 from nova_ext.agent.transition import Chain
-from nova_ext.virt import guest as virt_guest
 from nova_ext.virt import image
 from tests.unit.agent import fakes, jobs
 
@@ -27,7 +26,7 @@ S2, S1, V = '/share/v.s2', '/share/v.s1', '/share/v'
 
 def now(guest: fakes.Guest) -> str:
     """The process that a guest has."""
-    return virt_guest.process(guest.describe())
+    return guest.describe().process
 
 
 @pytest.fixture
