@@ -153,6 +153,7 @@ FIGURES = {
         'has version 2.1.': 'tests/functional/gabbits/microversion.yaml',
     },
     'promises.inc': {
+        'a real Nova (34.0.0 in CI)': 'tox -e nova',
         'waits 600 seconds for the creation and 7200 seconds': (
             'tests/fixtures/cinder_volume.py'
         ),
