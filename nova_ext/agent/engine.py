@@ -133,7 +133,7 @@ class Engine:
         # NOTE: since the last attempt Nova may have moved the instance, with
         # what Cinder still takes for the active layer.
         if run.attempts and job.refreshes and job.succeeded:
-            then = self._refreshed(job.to(State.REFRESHING))
+            then = self._refreshed(job)
             if then[1] is not Action.REPORT:
                 return self._enter(run, *then)
         return self._reported(run, self._deliver(job))

@@ -183,8 +183,9 @@ def refreshed(
 ) -> tuple[Job, Action]:
     """What follows from an attempt to have Nova know the active layer.
 
-    It is made twice: before Cinder is told, so that no start uses the old
-    file, and after Cinder acted, since Nova may have asked Cinder meanwhile.
+    It is made before Cinder is told, so that no start uses the old file, again
+    before each further attempt to tell it, and after Cinder acted, since Nova
+    may have asked Cinder meanwhile.
 
     :param chain: what a look found after the attempt
     :param trouble: why Nova cannot be asked
@@ -192,7 +193,8 @@ def refreshed(
     told = job.outcome is not None
     gone = record is Record.GONE
     # NOTE: that Nova has no record proves nothing of the files.
-    if (gone and told) or (
+    reporting = job.state is State.REPORTING
+    if (gone and (told or reporting)) or (
         (gone or record is Record.RIGHT) and chain is Chain.AFTER
     ):
         return _refreshed(job)

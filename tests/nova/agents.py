@@ -50,7 +50,7 @@ class Agent:
         self.groups: dict[str, dict[str, Any]] = {
             'DEFAULT': {
                 'log_file': self._log,
-                'transport_url': cloud.rabbitmq.url,
+                'transport_url': cloud.bus,
             },
             'nova_ext_agent': {
                 'state_dir': directory,

@@ -68,7 +68,7 @@ def cloud(nova: Nova, rabbitmq: RabbitMQ) -> Iterator[Cloud]:
         short_directory() as directory,
         short_directory() as sockets,
         PrivateLibvirtd(sockets) as libvirtd,
-        Cloud(directory, nova, libvirtd, rabbitmq).running() as running,
+        Cloud(directory, nova, libvirtd, rabbitmq.url).running() as running,
     ):
         yield running
 
@@ -79,13 +79,14 @@ def moving_cloud(nova: Nova, rabbitmq: RabbitMQ) -> Iterator[MovingCloud]:
     # Imported before pytest_plugins are, it would bring a warning.
     from tests.fixtures.nova_moves import MovingCloud, other_libvirtd
 
+    bus = rabbitmq.separate('moves')
     with (
         short_directory() as directory,
         short_directory() as sockets,
         short_directory() as other_sockets,
         PrivateLibvirtd(sockets) as libvirtd,
         other_libvirtd(other_sockets) as other,
-        MovingCloud(directory, nova, libvirtd, other, rabbitmq).running() as (
+        MovingCloud(directory, nova, libvirtd, other, bus).running() as (
             running
         ),
     ):

@@ -405,6 +405,13 @@ def test_what_follows_from_an_attempt_to_tell_nova(case) -> None:  # type: ignor
             assert (then.succeeded, action) == (None, Action.LOOK)
 
 
+def test_of_an_instance_that_is_gone_cinder_is_told_what_was_seen() -> None:
+    job = _of_nova(state=State.REPORTING, succeeded=True)
+    for chain in Chain:
+        again, action = refreshed(job, chain, Record.GONE, 0.0)
+        assert (again, action) == (job, Action.REPORT)
+
+
 def test_after_a_restart_nova_is_looked_at_before_cinder_is_told() -> None:
     job = _of_nova(state=State.REPORTING, succeeded=True)
     again, action = recovered(job)
