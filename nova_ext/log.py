@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of a process, with a short way for the line of a request.
+"""The log of a process, with a short way for what is said of a request.
 
 oslo.log writes it, in its format. Half of what that takes is a copy of all
 that is known of the caller, of which the usual format shows six values. What
@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 from oslo_config import cfg
+from oslo_context import context
 from oslo_log import formatters, log
 
 from nova_ext import plain
 
 LOG = logging.getLogger(__name__)
 
-# What marks the record of a request that was answered.
-REQUEST = 'nova_ext_request'
+# Attributes of a record or a context by which oslo.log says more.
+_INSTANCE = ('instance', 'instance_uuid', 'resource_uuid')
 
 # The formats for which there is a short way: those of oslo.log.
 _FORMATS = {
@@ -48,10 +50,17 @@ class Formatter(formatters.ContextFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
-        if not (self._usual and hasattr(record, REQUEST)):
-            return super().format(_in_one_line(record))
-        who = record.context  # type: ignore[attr-defined]
-        if not who.request_id or who.resource_uuid or record.exc_info:
+        who = record.__dict__.get('context') or context.get_current()
+        # NOTE: libraries log what a broker or another service has said.
+        text = record.getMessage()
+        if not plain.is_plain(text):
+            text = plain.made_plain(text)
+            record.msg, record.args = text, ()
+        if (
+            not self._usual
+            or record.levelno != logging.INFO
+            or _is_more(record, who)
+        ):
             return super().format(record)
         # NOTE: what is not known is None in the one place, and - in others.
         return (
@@ -61,16 +70,19 @@ class Formatter(formatters.ContextFormatter):
             f'{who.user_id or "-"} {who.project_id or "-"} '
             f'{who.domain_id or "-"} {who.system_scope or "-"} '
             f'{who.user_domain_id or "-"} {who.project_domain_id or "-"}] '
-            f'{record.getMessage()}'
+            f'{text}'
         )
 
 
-def _in_one_line(record: logging.LogRecord) -> logging.LogRecord:
-    # NOTE: libraries log what a broker or another service has said.
-    text = record.getMessage()
-    if not plain.is_plain(text):
-        record.msg, record.args = plain.made_plain(text), ()
-    return record
+def _is_more(record: logging.LogRecord, who: Any) -> bool:
+    """Whether the line has more than who asked, and what is said."""
+    if record.exc_info or record.stack_info or not (who and who.request_id):
+        return True
+    return any(
+        getattr(found, name, None)
+        for found in (record, who)
+        for name in _INSTANCE
+    )
 
 
 def setup(conf: cfg.ConfigOpts) -> None:

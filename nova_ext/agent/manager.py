@@ -7,6 +7,7 @@ what a start takes up again. No HTTP and no raw libvirt.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from importlib import metadata
@@ -30,6 +31,11 @@ LOG = logging.getLogger(__name__)
 
 # For a "no" to reach Cinder, which then writes it down.
 _NO_SECONDS = 15.0
+
+
+@functools.cache
+def _version() -> str:
+    return metadata.version('nova_ext')
 
 
 class Manager:
@@ -129,7 +135,7 @@ class Manager:
             'summary': f'{running} jobs under way, {orphans} orphaned',
             'running': running,
             'orphaned': orphans,
-            'version': metadata.version('nova_ext'),
+            'version': _version(),
             'time': time.time(),
         }
 

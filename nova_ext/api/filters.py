@@ -24,7 +24,7 @@ from oslo_context import context as oslo_context
 from oslo_middleware import basic_auth, exceptions, request_id
 
 from nova_ext import conf as nova_ext_conf
-from nova_ext import context, log, policies
+from nova_ext import context, policies
 from nova_ext.api import router, wsgi
 
 LOG = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class FaultFilter:
             answer.get('content-length', 0),
             answer.get(_VERSION, '-'),
             took,
-            extra={'context': who, log.REQUEST: True},
+            extra={'context': who},
         )
 
 

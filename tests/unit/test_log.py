@@ -41,7 +41,7 @@ def _record(who: object, **more: Any) -> logging.LogRecord:
     return logging.getLogger('nova_ext.x').makeRecord(
         *('nova_ext.x', logging.INFO, 'file', 1, '%s "%s"', ('GET', '/é')),
         exc_info=more.pop('exc_info', None),
-        extra={'context': who, log.REQUEST: True, **more},
+        extra={'context': who, **more},
     )
 
 
@@ -71,6 +71,25 @@ def test_the_line_of_a_request_is_the_same(argv: list[str]) -> None:
             asking.request_id = who['request_id']
             ours, theirs = _lines(conf, _record(asking))
             assert ours == theirs, who
+
+
+@pytest.mark.parametrize(
+    'more', [{}, {'instance': 'one'}, {'instance_uuid': 'two'}], ids=str
+)
+def test_the_line_of_a_job_is_the_same(more: dict[str, str]) -> None:
+    """Who asked is known to the thread there, and not said by the record."""
+    record = _record(None, **more)
+    del record.context  # type: ignore[attr-defined]
+    try:
+        context.follow('req-3')
+        ours, theirs = _lines(_conf(), record)
+        assert ours == theirs
+        assert 'req-3' in ours
+        oslo_context._request_store.__dict__.clear()
+        ours, theirs = _lines(_conf(), record)
+        assert ours == theirs
+    finally:
+        oslo_context._request_store.__dict__.clear()
 
 
 def test_nothing_that_is_logged_makes_a_line() -> None:
