@@ -50,7 +50,7 @@ class Formatter(formatters.ContextFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
-        who = record.__dict__.get('context') or context.get_current()
+        who = record.__dict__.get('context', context.get_current())
         # NOTE: libraries log what a broker or another service has said.
         text = record.getMessage()
         if not plain.is_plain(text):

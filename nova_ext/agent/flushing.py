@@ -37,10 +37,8 @@ class Flush:
         job = self._job
         # NOTE: had the process been killed, perhaps to be started again, the
         # header would look the same.
-        if not self.wanted or job.process not in (
-            '',
-            domain.process,
-        ):
+        same = job.process in ('', domain.process)
+        if not (self.wanted and same):
             return
         # NOTE: QEMU has flushed a base before a commit counts as over, and
         # what it does not have open any more when it closed it.
@@ -61,5 +59,6 @@ class Flush:
         try:
             found.flush(self._job.target)
             self.done = True
-        except Exception as error:  # Whoever waits judges it.
+        except Exception as error:
+            # NOTE: it would end with this thread, and nobody would know.
             self.error = error

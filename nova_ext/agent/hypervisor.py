@@ -67,7 +67,7 @@ class Hypervisor:
     def look(self, job: Job) -> transition.Chain:
         """What the chain of a job is now."""
         flush = flushing.Flush(job)
-        chain = verify.look(job, self._host, self._files, flush)
+        chain = verify.look(job, self._host, self._files, flush.over)
         flush.wait()
         if chain is transition.Chain.STALE:
             chain = self._refreshed(job)

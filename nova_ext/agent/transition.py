@@ -192,8 +192,8 @@ def refreshed(
     """
     told = job.outcome is not None
     gone = record is Record.GONE
-    # NOTE: that Nova has no record proves nothing of the files.
     reporting = job.state is State.REPORTING
+    # NOTE: that Nova has no record proves nothing of the files.
     if (gone and (told or reporting)) or (
         (gone or record is Record.RIGHT) and chain is Chain.AFTER
     ):

@@ -7,7 +7,8 @@ known" is an answer of its own. Nothing is changed and nothing decided here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nova_ext import exception
 from nova_ext.agent.job import Job, Kind
@@ -18,20 +19,17 @@ if TYPE_CHECKING:
     from nova_ext.virt import guest, host
 
 
-class Witness(Protocol):
-    """Who wants to know of a merge that is over before its files are read."""
-
-    def over(self, found: guest.Guest, domain: chain.Domain) -> None:
-        """A guest with a process has no block job on the job's disk."""
-
-
 def look(
     job: Job,
     virt_host: host.Host,
     files: image.Files,
-    witness: Witness | None = None,
+    over: Callable[[guest.Guest, chain.Domain], None] | None = None,
 ) -> Chain:
-    """The chain of a job now. Doubts, whatever their cause, are UNKNOWN."""
+    """The chain of a job now. Doubts, whatever their cause, are UNKNOWN.
+
+    :param over: called before files are read, if the guest has a process and
+        no block job on the disk
+    """
     try:
         described = virt_host.described(job.worker_id)
         if described is None and job.worker_id != job.instance_id:
@@ -46,8 +44,8 @@ def look(
                 return Chain.RUNNING
             if found.is_occupied():
                 return Chain.UNKNOWN
-        if witness and found and domain and has_process:
-            witness.over(found, domain)
+        if over and found and domain and has_process:
+            over(found, domain)
         seen = files.look(job.before[0], _compare, job, disk, has_process)
         if seen is Chain.AFTER and found and has_process:
             return _next_start(job, found)

@@ -64,9 +64,13 @@ class BasicAuth(basic_auth.BasicAuthMiddleware):
 
     def format_exception(self, error: Exception) -> webob.Response:
         LOG.info('HTTP basic authentication failed: %s', type(error).__name__)
-        fault = wsgi.Fault(401, MESSAGES[401])
-        fault.headers['WWW-Authenticate'] = 'Basic realm="nova_ext"'
-        return fault
+        return _challenge()
+
+
+def _challenge() -> wsgi.Fault:
+    fault = wsgi.Fault(401, MESSAGES[401])
+    fault.headers['WWW-Authenticate'] = 'Basic realm="nova_ext"'
+    return fault
 
 
 # NOTE: what a filter says of a bad token is the same each time.
@@ -242,7 +246,7 @@ class ContextFilter:
         # X-Project-Id in this environ comes from the caller.
         if environ['HTTP_X_USER'].startswith('#'):
             # NOTE: it takes a comment in the file of users for one of them.
-            return wsgi.Fault(401, MESSAGES[401])
+            return _challenge()
         return self._context(
             user_id=environ['HTTP_X_USER'],
             roles=['service'],

@@ -98,4 +98,6 @@ def test_a_user_whose_line_is_a_comment_is_none() -> None:
                 PATH, method='POST', headers=_basic(name), text='{}'
             )
             request.content_type = 'application/json'
-            assert request.get_response(app).status_int == status
+            answer = request.get_response(app)
+            assert answer.status_int == status
+            assert ('WWW-Authenticate' in answer.headers) is (status == 401)

@@ -165,12 +165,19 @@ def test_one_that_was_not_heard_is_seen_later(rabbitmq: RabbitMQ) -> None:
         mock.patch.object(agent_rpc, '_OTHER_TIMES', 0),
         mock.patch.object(agent_rpc, '_WATCH_SECONDS', 0.3),
         mock.patch.object(agent_rpc.Server, '_is_taken', return_value=False),
+        mock.patch.object(
+            agent_rpc.Server,
+            '_is_doubled',
+            autospec=True,
+            side_effect=agent_rpc.Server._is_doubled,
+        ) as listened,
         BusAgent(rabbitmq.url, 'twice') as one,
         BusAgent(rabbitmq.url, 'twice') as other,
     ):
         _wait(lambda: one.doubled or other.doubled, timeout=30)
         # One of them stays, however often both listen for the other.
-        time.sleep(4 * agent_rpc._WATCH_SECONDS)
+        times = listened.call_count
+        _wait(lambda: listened.call_count >= times + 4, timeout=30)
         assert sorted(map(bool, (one.doubled, other.doubled))) == [False, True]
 
 

@@ -106,6 +106,16 @@ def test_it_says_why_it_does_not_start(
     assert (result.stdout + result.stderr).count(words) == 1
 
 
+def _agent(config: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    """An agent that cannot start."""
+    return subprocess.run(
+        [sys.executable, '-m', 'nova_ext.cmd.agent', '--config-file', config],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
@@ -135,12 +145,7 @@ def test_the_agent_says_why_it_does_not_start(
         tmp_path / 'nova_ext.conf',
         {'nova_ext_agent': {'state_dir': tmp_path, **options}},
     )
-    result = subprocess.run(
-        [sys.executable, '-m', 'nova_ext.cmd.agent', '--config-file', config],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    result = _agent(config)
     assert result.returncode == 1
     assert (result.stdout + result.stderr).count(words) == 1
 
@@ -156,12 +161,7 @@ def test_who_starts_an_agent_that_logs_to_a_file_is_told(
             'nova_ext_agent': {'state_dir': tmp_path},
         },
     )
-    result = subprocess.run(
-        [sys.executable, '-m', 'nova_ext.cmd.agent', '--config-file', config],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    result = _agent(config)
     assert result.returncode == 1
     for text in (log.read_text(), result.stderr):
         assert text.count('Set [nova_ext_agent] reports to "cinder"') == 1
@@ -169,14 +169,6 @@ def test_who_starts_an_agent_that_logs_to_a_file_is_told(
 
 def test_one_state_directory_has_one_agent(tmp_path: pathlib.Path) -> None:
     with serving(tmp_path, NOAUTH, '--private-libvirtd'):
-        result = subprocess.run(
-            [
-                *(sys.executable, '-m', 'nova_ext.cmd.agent'),
-                *('--config-file', tmp_path / 'nova_ext.conf'),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        result = _agent(tmp_path / 'nova_ext.conf')
     assert result.returncode == 1
     assert 'another agent uses' in (tmp_path / 'nova_ext.log').read_text()

@@ -15,7 +15,13 @@ import pytest
 from tests.fixtures.host import short_directory
 from tests.fixtures.libvirt import PrivateLibvirtd
 from tests.fixtures.nova_plugin import paste_with, plugin_virtualenv
-from tests.nova.agents import ADMIN, REPLY_WAIT, Agent, cinder_options
+from tests.nova.agents import (
+    ADMIN,
+    DATA,
+    REPLY_WAIT,
+    Agent,
+    cinder_options,
+)
 from tests.nova.client import Client
 from tests.nova.parity import Count
 
@@ -132,7 +138,7 @@ def agent(cloud: Cloud, plugin: Path) -> Iterator[Agent]:
     """The agent of the hypervisor."""
     with (
         short_directory() as directory,
-        Agent(cloud, plugin, directory) as (agent),
+        Agent(cloud, plugin, directory) as agent,
     ):
         yield agent
 
@@ -153,6 +159,14 @@ def server(cloud: Cloud, agent: Agent, api: Client) -> Server:
     server = cloud.create_server()
     server.act(api, 'active', os_start=None)
     assert server.chain() == [server.volume.name]
+    return server
+
+
+@pytest.fixture
+def full(cloud: Cloud, agent: Agent, api: Client) -> Server:
+    """An instance whose volume takes a while to be merged."""
+    server = cloud.create_server(DATA)
+    server.act(api, 'active', os_start=None)
     return server
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.nova.agents import (
-    DATA,
     Agent,
     claim,
     job,
@@ -34,6 +33,15 @@ if TYPE_CHECKING:
 pytest_plugins = ['tests.fixtures.nova', 'tests.fixtures.rabbitmq']
 
 
+# The instances of the conftest are those of this cloud here.
+
+
+@pytest.fixture
+def cloud(moving_cloud: MovingCloud) -> MovingCloud:
+    """A Nova with two hypervisors."""
+    return moving_cloud
+
+
 @pytest.fixture
 def api(moving_api: Client) -> Client:
     """An administrator at nova-api, where our filter asks agents."""
@@ -44,22 +52,6 @@ def api(moving_api: Client) -> Client:
 def agent(moving_agent: Agent) -> Agent:
     """The agent of the first hypervisor."""
     return moving_agent
-
-
-@pytest.fixture
-def server(moving_cloud: MovingCloud, agent: Agent, api: Client) -> Server:
-    """An instance on the first hypervisor."""
-    server = moving_cloud.create_server()
-    server.act(api, 'active', os_start=None)
-    return server
-
-
-@pytest.fixture
-def full(moving_cloud: MovingCloud, agent: Agent, api: Client) -> Server:
-    """One whose volume takes a while to be merged."""
-    server = moving_cloud.create_server(DATA)
-    server.act(api, 'active', os_start=None)
-    return server
 
 
 def rescue(server: Server, api: Client) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.nova.agents import (
-    DATA,
     HARD,
     Agent,
     claim,
@@ -28,7 +27,7 @@ from tests.nova.client import Client
 
 if TYPE_CHECKING:
     # Imported before pytest_plugins are, it would bring a warning.
-    from tests.fixtures.nova_cloud import Cloud, Server
+    from tests.fixtures.nova_cloud import Server
 
 pytest_plugins = ['tests.fixtures.nova', 'tests.fixtures.rabbitmq']
 
@@ -42,14 +41,6 @@ _OPERATIONS = {
     'delete': ({'forceDelete': None}, 'deleted'),
     'reset': ({'os_resetState': {'state': 'active'}}, 'active'),
 }
-
-
-@pytest.fixture
-def full(cloud: Cloud, api: Client) -> Server:
-    """An instance whose volume takes a while to be merged."""
-    server = cloud.create_server(DATA)
-    server.act(api, 'active', os_start=None)
-    return server
 
 
 @pytest.mark.parametrize('name', ['stop', 'reboot', 'shelve', 'delete'])

@@ -85,6 +85,10 @@ def test_the_line_of_a_job_is_the_same(more: dict[str, str]) -> None:
         ours, theirs = _lines(_conf(), record)
         assert ours == theirs
         assert 'req-3' in ours
+        # One that says itself that nobody has asked.
+        ours, theirs = _lines(_conf(), _record(None, **more))
+        assert ours == theirs
+        assert 'req-3' not in ours
         oslo_context._request_store.__dict__.clear()
         ours, theirs = _lines(_conf(), record)
         assert ours == theirs

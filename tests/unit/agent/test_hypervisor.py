@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import pytest
@@ -159,14 +159,14 @@ class Looks:
         job: Job,
         host: fakes.Host,
         files: image.Files,
-        witness: verify.Witness | None = None,
+        over: Callable[..., None] | None = None,
     ) -> Chain:
         try:
             described = host.described(job.worker_id)
         except exception.NovaExtException:
             return Chain.UNKNOWN
-        if witness and described and described[1].number is not None:
-            witness.over(*described)  # type: ignore[arg-type]
+        if over and described and described[1].number is not None:
+            over(*described)
         return self.chain
 
 
