@@ -10,9 +10,11 @@ roles. What is decided is never remembered. Which rules there are is in
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from oslo_config import cfg
@@ -20,6 +22,9 @@ from oslo_context import context
 from oslo_policy import policy
 
 LOG = logging.getLogger(__name__)
+
+# What is another when a file is, or a directory or a file in it.
+Stamp = tuple[object, ...]
 
 # The lower-case roles of a caller → whether a rule allows it.
 Decide = Callable[[frozenset[str]], bool]
@@ -38,10 +43,11 @@ class Enforcer(policy.Enforcer):
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         super().__init__(conf)
-        self._seen: tuple[object, ...] | None = None
+        # What was there when it was last read, and where nothing was.
+        self._seen: tuple[dict[str, Stamp], list[str]] | None = None
         # Whether what was read last is not what is in the files.
         self._broken = False
-        self._places: dict[str, list[str]] = {}
+        self._places = directories(conf)
         self._compiled: dict[str, Decide | None] = {}
 
     def load_rules(self, force_reload: bool = False) -> None:
@@ -51,10 +57,10 @@ class Enforcer(policy.Enforcer):
 
         :raises: ValueError, OSError if there are none yet
         """
-        # NOTE: looked at before anything is read: what is written meanwhile
-        # is a change for the next request.
-        seen = tuple(self._look())
-        if force_reload or not self.use_conf or seen != self._seen:
+        if force_reload or not self.use_conf or self._is_changed():
+            # NOTE: looked at before anything is read: what is written
+            # meanwhile is a change for the next request.
+            seen = self._look()
             kept = policy.Rules(dict(self.rules), self.rules.default_rule)
             try:
                 super().load_rules(force_reload or self._broken)
@@ -109,29 +115,41 @@ class Enforcer(policy.Enforcer):
         # (contract §2), any service may ask for any volume.
         return bool(self.authorize(action, {}, creds))
 
-    def _look(self) -> Iterator[object]:
-        """What is another when files with rules are other ones."""
-        # NOTE: a file that was found once is not searched for again.
-        path = self.policy_path or self._find(self.policy_file)
-        yield path and (path, _stamp(path))
-        for name in self.conf.oslo_policy.policy_dirs:
-            path = self._find(name)
-            yield path and (path, _stamp(path))
-            if path and os.path.isdir(path):
-                for file in sorted(os.listdir(path)):
-                    yield file, _stamp(os.path.join(path, file))
+    def _is_changed(self) -> bool:
+        """Whether anything else is there than what was last read."""
+        if self._seen is None:
+            return True
+        present, absent = self._seen
+        # NOTE: most are places where nothing is, for which this is the
+        # cheapest question.
+        return any(map(os.access, absent, itertools.repeat(os.F_OK))) or any(
+            _stamp(path) != stamp for path, stamp in present.items()
+        )
 
-    def _find(self, name: str) -> str | None:
-        """What `find_file` of the configuration finds."""
-        if name not in self._places:
-            self._places[name] = [
-                os.path.join(directory, name)
-                for directory in directories(self.conf)
-            ]
-        for path in self._places[name]:
-            if os.access(path, os.F_OK):
-                return path
-        return None
+    def _look(self) -> tuple[dict[str, Stamp], list[str]]:
+        """What is where `find_file` of the configuration searches.
+
+        Nothing is searched for after it is found.
+        """
+        present: dict[str, Stamp] = {}
+        absent = []
+        # NOTE: a file that was found once is not searched for again.
+        for name in (
+            self.policy_path or self.policy_file,
+            *self.conf.oslo_policy.policy_dirs,
+        ):
+            for place in self._places:
+                path = os.path.join(place, name)
+                directory = os.path.dirname(path)
+                if not os.access(directory, os.F_OK):
+                    absent.append(directory)
+                    continue
+                stamp = _stamp(path)
+                if stamp is not None:
+                    present[path] = stamp
+                    break
+                absent.append(path)
+        return present, list(dict.fromkeys(absent))
 
 
 def directories(conf: cfg.ConfigOpts) -> list[str]:
@@ -194,10 +212,18 @@ def _compile(
     return lambda roles: combine(part(roles) for part in parts)
 
 
-def _stamp(path: str) -> tuple[int, ...] | None:
-    """What is another when a file is another; None if there is none."""
+def _stamp(path: str, inside: bool = True) -> Stamp | None:
+    """That of what is there; None if nothing is.
+
+    :param inside: whether that of a directory is that of what is in it
+    """
     try:
         found = os.stat(path)
+        if inside and stat.S_ISDIR(found.st_mode):
+            return tuple(
+                (name, _stamp(os.path.join(path, name), inside=False))
+                for name in sorted(os.listdir(path))
+            )
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

@@ -21,7 +21,7 @@ from nova_ext import plain
 LOG = logging.getLogger(__name__)
 
 # Attributes of a record or a context by which oslo.log says more.
-_INSTANCE = ('instance', 'instance_uuid', 'resource_uuid')
+_INSTANCE = frozenset({'instance', 'instance_uuid', 'resource_uuid'})
 
 # The formats for which there is a short way: those of oslo.log.
 _FORMATS = {
@@ -44,9 +44,10 @@ class Formatter(formatters.ContextFormatter):
         super().__init__(
             project='nova_ext', datefmt=conf.log_date_format, config=conf
         )
-        self._usual = all(
+        self._usual = bool(self.datefmt) and all(
             conf[name] == text for name, text in _FORMATS.items()
         )
+        self._last = 0, ''
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
@@ -64,7 +65,7 @@ class Formatter(formatters.ContextFormatter):
             return super().format(record)
         # NOTE: what is not known is None in the one place, and - in others.
         return (
-            f'{self.formatTime(record, self.datefmt)}.'
+            f'{self._second(record)}.'
             f'{int(record.msecs):03d} {record.process} {record.levelname} '
             f'{record.name} [{who.global_request_id} {who.request_id} '
             f'{who.user_id or "-"} {who.project_id or "-"} '
@@ -73,15 +74,26 @@ class Formatter(formatters.ContextFormatter):
             f'{text}'
         )
 
+    def _second(self, record: logging.LogRecord) -> str:
+        """When a record was made, to the second."""
+        number, text = self._last
+        if number != int(record.created):
+            number = int(record.created)
+            text = self.formatTime(record, self.datefmt)
+            self._last = number, text
+        return text
+
 
 def _is_more(record: logging.LogRecord, who: Any) -> bool:
     """Whether the line has more than who asked, and what is said."""
-    if record.exc_info or record.stack_info or not (who and who.request_id):
-        return True
-    return any(
-        getattr(found, name, None)
-        for found in (record, who)
-        for name in _INSTANCE
+    return bool(
+        record.exc_info
+        or record.stack_info
+        or not (who and who.request_id)
+        or not _INSTANCE.isdisjoint(record.__dict__)
+        or getattr(who, 'resource_uuid', None)
+        or getattr(who, 'instance_uuid', None)
+        or getattr(who, 'instance', None)
     )
 
 

@@ -61,8 +61,10 @@ class Mount:
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        # NOTE: clients that join URLs carelessly send `//` (contract §1.1).
-        path = re.sub('/{2,}', '/', environ.get('PATH_INFO', ''))
+        path = environ.get('PATH_INFO', '')
+        # NOTE: clients that join URLs carelessly send it (contract §1.1).
+        if '//' in path:
+            path = re.sub('/{2,}', '/', path)
         for prefix, app in self._apps:
             mount = prefix.removesuffix('/+')
             rest = path[len(mount) :]

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import microversion_parse
 import webob
 import webob.exc
-import webob.util
 
 from nova_ext import exception
 
@@ -59,6 +58,9 @@ UNEXPECTED = (
     'request id of this answer.'
 )
 
+_VERSION_KEYS = {
+    name: f'HTTP_{name.upper().replace("-", "_")}' for name in VERSION_HEADERS
+}
 _VERSION = re.compile(r'[1-9][0-9]*\.([1-9][0-9]*|0)')
 
 
@@ -82,7 +84,7 @@ class Fault(webob.Response):
 def _whole(status: int, body: bytes, content_type: str) -> dict[str, Any]:
     """What a response of webob is made of."""
     return {
-        'status': f'{status} {webob.util.status_reasons[status]}',
+        'status': status,
         'headerlist': [
             ('Content-Type', content_type),
             ('Content-Length', str(len(body))),
@@ -118,7 +120,7 @@ class Microversions:
     def __init__(self, maximum: str) -> None:
         self.maximum = parse_version(maximum)
 
-    def requested(self, headers: Mapping[str, str]) -> tuple[int, int]:
+    def requested(self, environ: Mapping[str, Any]) -> tuple[int, int]:
         """The version that a request asks for, in the range or not.
 
         :raises: :class:`HTTPFault` 400 for text that is no version
@@ -126,7 +128,9 @@ class Microversions:
         # NOTE: it would copy all headers, of which most requests have these
         # two not.
         mine = {
-            name: headers[name] for name in VERSION_HEADERS if name in headers
+            name: environ[key]
+            for name, key in _VERSION_KEYS.items()
+            if key in environ
         }
         text = mine and microversion_parse.get_version(
             mine, SERVICE_TYPE, VERSION_HEADERS[1:]
@@ -174,6 +178,8 @@ class Request(webob.Request):
     def check_content_type(self) -> None:
         """:raises: :class:`HTTPFault` 415"""
         # NOTE: text/plain counts as none, as for Nova (contract §1.9).
+        if self.environ.get('CONTENT_TYPE') == JSON:
+            return
         if self.content_type not in ('', 'text/plain', JSON, VENDOR_JSON):
             raise HTTPFault(415, 'Unsupported Content-Type')
 
@@ -240,7 +246,7 @@ class Resource:
         version = None
         try:
             if not req.legacy_v2:
-                version = self._microversions.requested(req.headers)
+                version = self._microversions.requested(req.environ)
                 self._microversions.check(version)
             response = self._call(req, action, project_id, version, path)
         except HTTPFault as fault:

@@ -267,6 +267,13 @@ def test_a_file_that_appears_where_none_was_is_seen(
     conf([], project='nova_ext', default_config_files=[])
     ours = policies.init(conf)
     assert ours.allows(policies.CREATE, _context(CREATED)) is False
+    # Of a directory that is not there, either.
+    more = tmp_path / '.nova_ext' / 'policy.d'
+    more.mkdir(parents=True)
+    assert ours.allows(policies.CREATE, _context(CREATED)) is False
+    _write(more / 'a.yaml', READERS)
+    assert ours.allows(policies.CREATE, _context(CREATED)) is True
+    more.joinpath('a.yaml').unlink()
     _write(tmp_path / 'policy.yaml', READERS)
     assert ours.allows(policies.CREATE, _context(CREATED)) is True
 

@@ -57,6 +57,7 @@ def _lines(conf: cfg.ConfigOpts, record: logging.LogRecord) -> tuple[str, str]:
     [
         [],
         ['--log-date-format', '%d.%m. %H:%M'],
+        ['--log-date-format', ''],
         ['--debug'],
     ],
     ids=str,
@@ -71,6 +72,15 @@ def test_the_line_of_a_request_is_the_same(argv: list[str]) -> None:
             asking.request_id = who['request_id']
             ours, theirs = _lines(conf, _record(asking))
             assert ours == theirs, who
+
+
+def test_the_lines_of_each_second_say_it() -> None:
+    conf = _conf()
+    formatter = log.Formatter(conf)
+    for created in (1e9, 1e9 + 0.9, 1e9 + 1, 1e9 + 3600, 1e9):
+        record = _record(context.RequestContext(overwrite=False))
+        record.created, record.msecs = created, created % 1 * 1000
+        assert formatter.format(record) == _lines(conf, record)[1]
 
 
 @pytest.mark.parametrize(
