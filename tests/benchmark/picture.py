@@ -50,7 +50,7 @@ def draw(sections: Sequence[Section | Matrix], path: Path) -> None:
         axis.xaxis.set_major_formatter('{x:g}')
         axis.xaxis.set_minor_formatter('')
         axis.tick_params(labelsize=7)
-        axis.invert_yaxis()
+        axis.set_ylim(len(bars) - 0.4, -0.6)
         axis.margins(x=0.15)
     figure.supxlabel('times the floor', fontsize=8)
     figure.tight_layout()
