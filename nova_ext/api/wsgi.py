@@ -213,7 +213,7 @@ class Request(webob.Request):
 
     def best_content_type(self) -> str:
         """The content type of the answer; never a reason to refuse."""
-        if VENDOR_JSON not in self.environ.get('HTTP_ACCEPT', ''):
+        if self.environ.get('HTTP_ACCEPT', '*/*') in ('*/*', JSON):
             return JSON
         offers = self.accept.acceptable_offers([JSON, VENDOR_JSON])
         return offers[0][0] if offers else JSON

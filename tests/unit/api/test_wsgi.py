@@ -190,6 +190,11 @@ def test_a_body_shorter_than_its_length_is_malformed() -> None:
         (f'{wsgi.VENDOR_JSON}, {wsgi.JSON}', wsgi.JSON),
         (f'{wsgi.VENDOR_JSON};q=0, */*', wsgi.JSON),
         (f'{wsgi.VENDOR_JSON};q=x', wsgi.JSON),
+        (wsgi.VENDOR_JSON.upper(), wsgi.VENDOR_JSON),
+        (f'{wsgi.JSON};q=0.1, */*', wsgi.VENDOR_JSON),
+        (f'{wsgi.JSON};q=0, application/*', wsgi.VENDOR_JSON),
+        (f'*/*;q=0.5, {wsgi.JSON};q=0.4', wsgi.VENDOR_JSON),
+        (wsgi.JSON, wsgi.JSON),
         ('text/html', wsgi.JSON),
     ],
 )
