@@ -35,15 +35,32 @@ def resource(conf: cfg.ConfigOpts) -> wsgi.Resource:
 def app_factory(
     global_conf: dict[str, str], **local_conf: str
 ) -> router.Application:
-    """Paste factory of the stand-alone app: what is not ours is a 404."""
+    """Paste factory of the stand-alone app: what is not ours is a 404.
+
+    :raises: oslo_config.cfg.Error
+    """
+    _check_section(local_conf)
     return router.Router(resource(cfg.CONF))
 
 
 def filter_factory(
     global_conf: dict[str, str], **local_conf: str
 ) -> Callable[[router.Application], router.Application]:
-    """Paste factory of the filter: what is not ours passes untouched."""
+    """Paste factory of the filter: what is not ours passes untouched.
+
+    :raises: oslo_config.cfg.Error
+    """
+    _check_section(local_conf)
     return lambda app: router.Router(resource(cfg.CONF), fallback=app)
+
+
+def _check_section(options: dict[str, str]) -> None:
+    if options:
+        raise cfg.Error(
+            f'The section of nova_ext in the paste file has {sorted(options)}'
+            ', and takes no options: those of [nova_ext] belong into the '
+            'configuration file.'
+        )
 
 
 class Mount:

@@ -63,8 +63,9 @@ def filter_factory(
 ) -> Callable[[router.Application], router.Application]:
     """Paste factory: Nova's pipeline with this resource served by us.
 
-    :param local_conf: options of the group ``nova_ext``, which win over
-        those of nova.conf, and ``config_file`` for a file of our own
+    :param local_conf: options of the groups ``nova_ext`` and
+        ``nova_ext_nova``, which win over those of nova.conf, and
+        ``config_file`` for a file of our own
     :raises: oslo_config.cfg.Error
     """
     conf = _configure(cfg.CONF, **local_conf)
@@ -93,5 +94,8 @@ def _configure(
     )
     nova_ext_conf.name_exposed_files(conf)
     for name, value in options.items():
-        conf.set_override(name, value, group='nova_ext')
+        guards = name in conf.nova_ext_nova
+        conf.set_override(
+            name, value, group='nova_ext_nova' if guards else 'nova_ext'
+        )
     return conf

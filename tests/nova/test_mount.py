@@ -161,6 +161,17 @@ def test_options_are_in_the_section_or_in_a_file_of_our_own(
         assert 'maximum is 2.60' in answer.text
 
 
+def test_a_guard_is_switched_off_in_the_section(
+    nova: Nova, plugin: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / 'api-paste.ini'
+    section = f'{FILTER}\nrefuse_suspended = false'
+    paste_with(nova.shipped_paste, path, {NAME: section})
+    volume_id = nova.attach(nova.create_instance(vm_state='suspended'))
+    with nova.serving(path, tokens=nova.tokens(), bin=plugin) as api:
+        assert Client(api.url).create(volume_id).status_code == 200
+
+
 def test_it_stands_behind_who_asks(
     nova: Nova, plugin: Path, tmp_path: Path
 ) -> None:

@@ -130,6 +130,14 @@ def test_alone_all_other_requests_are_not_found() -> None:
     assert response.status_int == 404
 
 
+@pytest.mark.parametrize('factory', [app.app_factory, app.filter_factory])
+def test_an_option_in_a_section_that_has_none_is_refused(
+    factory: Callable[..., object],
+) -> None:
+    with pytest.raises(cfg.Error, match=r"'max_microversion'.*no options"):
+        factory({}, max_microversion='2.10')
+
+
 class Loader:
     """Notes in what order it is asked."""
 
