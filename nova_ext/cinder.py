@@ -77,6 +77,8 @@ class Snapshots(Protocol):
 
     def attached_files(self, volume_id: str) -> tuple[str, ...]: ...
 
+    def is_administrator(self) -> tuple[bool, float | None]: ...
+
 
 def _opts() -> list[cfg.Opt]:
     opts = [

@@ -67,6 +67,14 @@ class Reporter:
         """Ask whether Cinder acted on the report of a success."""
         try:
             row = self._snapshots.show(job.snapshot_id)
+            # NOTE: who lost that role meanwhile is shown none of others'.
+            if row is None and not self._snapshots.is_administrator()[0]:
+                return self._retry(
+                    job,
+                    'it shows no snapshot, and its user is no administrator '
+                    'any more. Give the user of [nova_ext_cinder] the role '
+                    'admin',
+                )
         except cinder.NoAnswer as error:
             return self._retry(job, str(error))
         self.trouble = ''

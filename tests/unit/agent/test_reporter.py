@@ -28,6 +28,7 @@ def _reporter(
         snapshots.update_status.return_value = cinder.Answer(answer, 'words')
     row = cinder.Row(status, progress) if isinstance(status, str) else status
     snapshots.show.side_effect = [row]
+    snapshots.is_administrator.return_value = True, None
     return Reporter(snapshots), snapshots
 
 
@@ -156,3 +157,17 @@ def test_progress_is_shown_and_a_failure_to_is_no_matter() -> None:
         reporter, _ = _reporter(answer)
         reporter.progress(jobs.delete(), 45)
         assert reporter.trouble == ''
+
+
+@pytest.mark.parametrize('make', [jobs.create, jobs.delete])
+@pytest.mark.parametrize('said', [(False, None), NONE])
+def test_who_may_not_see_a_snapshot_does_not_know(make, said) -> None:  # type: ignore
+    """A role can be lost meanwhile; a 404 says nothing then."""
+    reporter, snapshots = _reporter(404)
+    snapshots.is_administrator.side_effect = [said]
+    assert reporter.deliver(make(succeeded=True)) is Verdict.RETRY
+    assert reporter.trouble
+    # And nobody asks for it again where there is something to see.
+    reporter, snapshots = _reporter(202, 'error')
+    reporter.confirm(make(succeeded=True))
+    snapshots.is_administrator.assert_not_called()
