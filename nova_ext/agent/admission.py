@@ -79,6 +79,7 @@ class Admission:
         else:
             seen, reason = self._look(volume_id, disk, overlay.look, new_path)
             self._check_view(volume_id, active, seen, stored)
+            self._check_unused(volume_id, attachment, seen, stored)
         if reason:
             raise exception.InvalidOverlay(
                 new_file=new_file, volume_id=volume_id, reason=reason
@@ -115,12 +116,7 @@ class Admission:
             volume_id, attachment.disk, merge.look, volume_id
         )
         self._check_view(volume_id, attachment.disk.layers[0], seen, stored)
-        if stored and any(locks.opened for locks in seen.open.values()):
-            raise exception.BlockJobExists(
-                volume_id=volume_id,
-                instance_id=attachment.guest.uuid,
-                reason='it is off, and another process has its files open',
-            )
+        self._check_unused(volume_id, attachment, seen, stored)
         # NOTE: libvirt is asked by its own names, where a file has two; of a
         # guest that is off it may know the first file only.
         before = seen.headers if stored else seen.domain
@@ -302,6 +298,20 @@ class Admission:
                 volume_id=volume_id, instance_id=found.uuid, reason=busy
             )
         return False
+
+    def _check_unused(
+        self,
+        volume_id: str,
+        attachment: host.Attachment,
+        seen: chain.Seen,
+        stored: bool,
+    ) -> None:
+        if stored and any(locks.opened for locks in seen.open.values()):
+            raise exception.BlockJobExists(
+                volume_id=volume_id,
+                instance_id=attachment.guest.uuid,
+                reason='it is off, and another process has its files open',
+            )
 
     def _check_view(
         self,

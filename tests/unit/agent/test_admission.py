@@ -101,6 +101,14 @@ def test_of_a_guest_that_is_off_the_definition_changes(scene: Scene) -> None:
     assert job.before == scene.paths(*scene.names)
 
 
+def test_what_another_process_has_open_is_not_switched(scene: Scene) -> None:
+    scene.guest.said_state, scene.guest.number = 'shut off', None
+    scene.change_disk(layers=scene.guest.disks[0].layers[:1])
+    scene.share.opened = {'v': True}
+    with pytest.raises(exception.BlockJobExists, match='another process'):
+        scene.create()
+
+
 def test_a_definition_with_another_chain_is_refused(scene: Scene) -> None:
     scene.guest.said_state, scene.guest.number = 'shut off', None
     scene.share.opened = {}
