@@ -158,7 +158,11 @@ class Sweeper:
                         continue
                     if run.woken or run.due <= now:
                         run.due, run.woken = None, False
-                        self._workers.submit(self._drive, run)
+                        try:
+                            self._workers.submit(self._drive, run)
+                        except RuntimeError:
+                            # It is queued; only one more thread is missing.
+                            LOG.exception('No thread can be started')
                     else:
                         waits.append(run.due - now)
                 self._changed.wait(min(waits, default=None))
@@ -177,7 +181,8 @@ class Sweeper:
         with self._changed:
             if wait is None:
                 # NOTE: nobody is woken: that would be a look at all others.
-                self._runs.pop(run.job.identity, None)
+                if self._runs.get(run.job.identity) is run:
+                    del self._runs[run.job.identity]
                 return
             run.due = time.monotonic() + wait
             self._changed.notify_all()

@@ -300,9 +300,15 @@ class Files:
         # NOTE: a thread and not a pool, since a call that hangs in the
         # kernel can't be taken back, and daemonic, so that it can't keep
         # the process from ending.
-        threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(look, directory), daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            with self._lock:
+                self._under_way -= 1
+            raise ShareHung(str(error)) from None
         if not look.done.wait(self.timeout):
             with self._lock:
                 if not look.done.is_set():

@@ -204,3 +204,37 @@ def test_a_stop_waits_for_steps_and_begins_none(
     stopper.join(TIMEOUT)
     assert not stopper.is_alive()
     assert steps.nothing_is_asked()
+
+
+def test_one_that_is_added_while_another_ends_stays(
+    swept: Sweeper, steps: Steps
+) -> None:
+    """As an operator does who has a job tried again."""
+    swept.add(_run(action=Action.NOTHING))
+    old = steps.next()
+    new = _run()
+    swept.add(new)
+    steps.answer(old, None)
+    assert steps.next() is new
+    assert swept.get(1) is new
+    steps.answer(new, None)
+    assert _gone(swept, 1)
+
+
+def test_it_goes_on_where_no_thread_could_be_started(
+    swept: Sweeper, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = threading.Event()
+
+    def start(self: threading.Thread) -> None:
+        refused.set()
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, 'start', start)
+        swept.add(_run(1))
+        assert refused.wait(TIMEOUT)
+    swept.add(_run(2))
+    for identity in (1, 2):
+        steps.answer(steps.next(), None)
+        assert _gone(swept, identity)

@@ -488,6 +488,21 @@ def test_hung_looks_do_not_eat_the_process(share: Share) -> None:
     _eventually(lambda: threading.active_count() == before)
 
 
+def test_a_look_without_a_thread_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    files = image.Files(1.0, limit=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, 'start', start)
+        for _ in range(3):
+            with pytest.raises(image.ShareHung, match="can't start new"):
+                files.look('/share/a', pytest.fail)
+    assert files.look('/share/a', lambda: 'fine') == 'fine'
+
+
 def test_a_hung_look_does_not_keep_the_process_alive() -> None:
     script = (
         'import threading\n'
