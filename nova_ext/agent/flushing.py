@@ -37,7 +37,9 @@ class Flush:
         job = self._job
         # NOTE: had the process been killed, perhaps to be started again, the
         # header would look the same.
-        same = job.process in ('', domain.process)
+        same = domain.uuid == job.worker_id and (
+            job.process in ('', domain.process)
+        )
         if not (self.wanted and same):
             return
         # NOTE: QEMU has flushed a base before a commit counts as over, and

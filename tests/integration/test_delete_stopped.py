@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import signal
 import threading
 import time
 
 import libvirt
 import pytest
 
+from nova_ext.agent import merge
+from nova_ext.agent.admission import Admission
+from nova_ext.agent.hypervisor import Hypervisor
+from nova_ext.agent.transition import Chain
+from nova_ext.virt import host as host_module
+from nova_ext.virt import image
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.cinder_volume import SnapshotFailed
 from tests.fixtures.host import Host
+from tests.fixtures.libvirt import qemu_pid
+from tests.fixtures.merge import fill, wait_until
 from tests.integration.test_delete import Share, _slow_share
 
 pytest_plugins = ['tests.fixtures.host']
@@ -81,6 +91,39 @@ def test_a_stand_in_that_is_killed_leaves_nothing_lost(
         share.delete(merge.snapshot_id)
         share.host.guest.start()
         share.assert_nothing_lost()
+
+
+def test_what_a_stand_in_merged_and_may_not_have_written_is_not_believed(
+    share: Share,
+) -> None:
+    """Also where the guest was started before anybody looked."""
+    fill(share.host)
+    share.snapshot()
+    host = share.host
+    host.stop_agent()
+    guest = host.guest.domain
+    guest.destroy()
+    virt_host, files = host_module.Host(host.uri), image.Files(5.0)
+    hypervisor = Hypervisor(virt_host, files, 'never', 10.0, 0)
+    admission = Admission(virt_host, files, 570, 7000, True, 'never')
+    request = merge.translate(
+        host.volume_id, {'file_to_merge': None, 'merge_target_file': None}
+    )
+    job = admission.delete(host.volume_id, 'snapshot', request, time.time())
+    hypervisor.start(job)
+    worker = qemu_pid(job.worker_id)
+
+    def is_merged() -> bool:
+        header = image.read_qcow2(job.before[0], data=False)
+        return header.backing_file is None
+
+    wait_until(is_merged, host)
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: virt_host.guest(job.worker_id) is None, host)
+    assert hypervisor.look(job) is Chain.UNSAFE
+    guest.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    assert hypervisor.look(job) is Chain.UNSAFE
+    host.start_agent()
 
 
 class SlowStored:
