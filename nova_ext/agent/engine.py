@@ -200,6 +200,14 @@ class Engine:
                 job, cancelled=True, reason='an operator cancelled it'
             )
         job, action = transition.looked(job, chain, now, settled)
+        # NOTE: whoever froze it, and died or lost libvirt, did not thaw it.
+        if (
+            run.settled_at
+            and job.kind is agent_job.Kind.OVERLAY
+            and chain is not Chain.UNKNOWN
+            and (run.attempts == 0 or action is not Action.LOOK)
+        ):
+            self._hypervisor.thaw(job)
         if action is Action.START:
             self._turns.leave(job)
         return self._enter(run, job, action)
@@ -263,6 +271,8 @@ class Engine:
                 run.job.to(State.RUNNING, aside=False, reason=''),
                 Action.START,
             )
+        # NOTE: whatever fails from here on, it is asked for once only.
+        run.action = Action.LOOK
         reason = self._start(run)
         return self._enter(
             run, run.job.to(State.VERIFYING, reason=reason), Action.LOOK

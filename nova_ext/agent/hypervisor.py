@@ -17,7 +17,7 @@ from nova_ext.agent.job import Job, Kind
 from nova_ext.virt import image, stand_in
 
 if TYPE_CHECKING:
-    from nova_ext.virt import host
+    from nova_ext.virt import chain, guest, host
 
 LOG = logging.getLogger(__name__)
 
@@ -119,13 +119,14 @@ class Hypervisor:
         :raises: :class:`nova_ext.exception.NovaExtException`; whatever it
             says, only a look tells what was done
         """
-        if job.kind is Kind.OVERLAY:
-            self._switch(job)
-            return
         described = self._host.described(job.instance_id)
-        if described is None:
+        # NOTE: since it was admitted another volume may be at its target.
+        if described is None or verify.disk_of(job, described[1]) is None:
             raise exception.VolumeNotAttached(volume_id=job.volume_id)
         found, domain = described
+        if job.kind is Kind.OVERLAY:
+            self._switch(job, found, domain)
+            return
         if job.stored:
             name = f'nova-ext-{job.worker_id}'
             try:
@@ -211,11 +212,16 @@ class Hypervisor:
             return False
         return True
 
-    def _switch(self, job: Job) -> None:
-        described = self._host.described(job.instance_id)
-        if described is None:
-            raise exception.VolumeNotAttached(volume_id=job.volume_id)
-        found, domain = described
+    def _switch(
+        self, job: Job, found: guest.Guest, domain: chain.Domain
+    ) -> None:
+        # NOTE: what was suspended since names the old file (W3).
+        if job.stored != (domain.number is None):
+            raise exception.InstanceInvalidState(
+                instance_id=job.instance_id,
+                state='was started or stopped meanwhile',
+                method='volume_snapshot_create',
+            )
         others = [
             disk.target for disk in domain.disks if disk.target != job.target
         ]
@@ -223,6 +229,22 @@ class Hypervisor:
             found, domain, self.quiesce_mode, self.freeze_limit
         ):
             found.snapshot(job.target, job.after[0], others)
+
+    def thaw(self, job: Job) -> None:
+        """Thaw what a switch that did not come back may have left frozen.
+
+        A failure to is only logged.
+        """
+        try:
+            described = self._host.described(job.instance_id)
+            if (
+                described is not None
+                and self.quiesce_mode != quiesce.NEVER
+                and described[1].agent == 'connected'
+            ):
+                described[0].thaw()
+        except exception.NovaExtException as error:
+            LOG.warning('Cannot thaw %s: %s', agent_job.describe(job), error)
 
     def pivot(self, job: Job) -> None:
         """Have a guest go on in the layer that its active one was put into.

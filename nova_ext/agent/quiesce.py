@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Freezing a guest's file systems for the moment of a switch.
 
-Who freezes also thaws, whatever happens in between; who finds the guest
-frozen already (Nova does that for an image, contract W27) leaves it so.
+Who freezes also thaws, whatever happens in between; after a process that died
+the next look does. Who finds the guest frozen already (Nova does that for an
+image, contract W27) leaves it so.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def quiesced(
         return
     watchdog = threading.Timer(limit, _thaw, [frozen])
     watchdog.daemon = True
-    watchdog.start()
     try:
+        watchdog.start()
         yield
     finally:
         watchdog.cancel()

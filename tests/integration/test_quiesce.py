@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from nova_ext import exception
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.host import Host, short_directory
 from tests.fixtures.linux import Linux, is_clean, make_file_system
+from tests.fixtures.merge import WatchedHost, wait_until
 
 pytest_plugins = ['tests.fixtures.host', 'tests.fixtures.linux']
 
@@ -92,6 +94,45 @@ def test_who_froze_it_before_thaws_it(quiesced: Quiesced) -> None:
         assert _ask(host, 'guest-fsfreeze-status') == 'frozen'
         host.guest.domain.fsThaw()
         host.guest.wait_reported(host.guest.reported() + 3)
+
+
+@pytest.mark.parametrize('killed', ['kill_agent', 'restart_libvirtd'])
+def test_what_dies_in_the_switch_leaves_no_guest_frozen(
+    libvirtd: PrivateLibvirtd, linux: Linux, killed: str
+) -> None:
+    with short_directory() as directory:
+        host = WatchedHost(directory, libvirtd, {'customise': linux.customise})
+        make_file_system(host.volume)
+        with host.running():
+            host.guest.wait_reported(3, timeout=120)
+            _wait_for_agent(host)
+            snapshot_id, overlay = host.snapshot(), host.overlay()
+            caller = threading.Thread(
+                target=_try_to_switch, args=(host, snapshot_id, overlay.name)
+            )
+            caller.start()
+            called = host.state / 'calls'
+            wait_until(
+                lambda: (
+                    called.exists()
+                    and 'snapshotCreateXML' in called.read_text()
+                ),
+                host,
+            )
+            getattr(host, killed)()
+            if killed == 'kill_agent':
+                host.start_agent()
+            caller.join(60)
+            assert not caller.is_alive()
+            wait_until(
+                lambda: _ask(host, 'guest-fsfreeze-status') == 'thawed', host
+            )
+            host.guest.wait_reported(host.guest.reported() + 3)
+
+
+def _try_to_switch(host: Host, snapshot_id: str, new_file: str) -> None:
+    with contextlib.suppress(exception.NovaExtException):
+        host.create(snapshot_id, new_file)
 
 
 def test_an_agent_that_does_not_answer_holds_nothing_up(

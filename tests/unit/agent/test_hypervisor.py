@@ -307,3 +307,42 @@ def test_a_stale_definition_that_cannot_be_changed(
         with mock.patch.object(verify, 'look', autospec=True) as look:
             look.return_value = Chain.STALE
             assert hypervisor.look(job) is expected
+
+
+@pytest.mark.parametrize(
+    'job', [jobs.create(**HERE), jobs.delete(**HERE, kind=Kind.PULL)]
+)
+def test_another_volume_at_the_target_is_left_alone(
+    hypervisor: Hypervisor, guest: fakes.Guest, job: Job
+) -> None:
+    guest.disks = (fakes.disk(serial='another'),)
+    with pytest.raises(exception.VolumeNotAttached):
+        hypervisor.start(job)
+    assert guest.calls == []
+
+
+@pytest.mark.parametrize('stored', [False, True])
+def test_a_guest_that_was_stopped_or_started_meanwhile_is_left_alone(
+    hypervisor: Hypervisor, guest: fakes.Guest, stored: bool
+) -> None:
+    guest.number = 1 if stored else None
+    with pytest.raises(exception.InstanceInvalidState, match='meanwhile'):
+        hypervisor.start(jobs.create(**HERE, stored=stored))
+    assert guest.calls == []
+
+
+@pytest.mark.parametrize('mode', ['auto', 'never'])
+@pytest.mark.parametrize('agent', ['connected', 'disconnected', None])
+def test_a_guest_that_may_be_frozen_is_thawed(
+    guest: fakes.Guest, host: fakes.Host, mode: str, agent: str | None
+) -> None:
+    guest.agent = agent
+    made = Hypervisor(host, image.Files(5.0), mode, 10.0, 0)  # type: ignore[arg-type]
+    made.thaw(jobs.create(**HERE))
+    asked = (mode, agent) == ('auto', 'connected')
+    assert guest.calls == ([('thaw',)] if asked else [])
+    # What cannot be asked is asked no more than that.
+    guest.errors['thaw'] = fakes.refusal()
+    made.thaw(jobs.create(**HERE))
+    host.error = fakes.unreachable()
+    made.thaw(jobs.create(**HERE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -326,6 +327,30 @@ def test_what_is_done_while_it_is_waited_for_is_a_success(
     engine.hypervisor.look.side_effect = looks
     engine.create()
     assert 'done' in engine.done()
+
+
+@pytest.mark.parametrize('before', [False, True])
+def test_what_fails_after_it_was_asked_for_is_not_asked_for_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """Whatever fails, and whether it did what it was asked for or not."""
+    full = sqlite3.OperationalError('database or disk is full')
+    if before:
+        engine.start_error = full
+    else:
+        update = engine.journal.update
+        errors = [full]
+
+        def once(job: Job, durable: bool = True) -> None:
+            if job.state is State.VERIFYING and errors:
+                raise errors.pop()
+            update(job, durable)
+
+        monkeypatch.setattr(engine.journal, 'update', once)
+    with contextlib.suppress(exception.SnapshotFailed):
+        engine.create()
+    engine.wait_for_state(State.FAILED if before else State.DONE)
+    assert engine.done().count('start') == 1
 
 
 def test_what_cannot_be_known_is_reported_as_nothing(

@@ -148,3 +148,16 @@ def test_what_is_required_is_refused_before_anything_starts(
         return
     with pytest.raises(exception.GuestAgentRequired, match=words):
         quiesce.check(REQUIRED, domain, stored)
+
+
+def test_without_a_thread_that_watches_it_is_thawed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    guest = fakes.Guest(agent='connected')
+    monkeypatch.setattr(threading.Thread, 'start', start)
+    with pytest.raises(RuntimeError), _quiesced(guest, AUTO):
+        pytest.fail('it was frozen with nobody to watch')
+    assert guest.calls == [*FREEZE, THAW]
