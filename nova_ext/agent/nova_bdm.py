@@ -34,6 +34,7 @@ from nova import config as nova_config
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
+from nova.compute import vm_states
 from nova.conductor import rpcapi
 from nova.objects import base
 
@@ -153,7 +154,9 @@ class Nova:
         # NOTE: what began before may have read what was stored before; what
         # begins from now on reads what is stored now.
         instance = _instance(context, job)
-        if instance is None:
+        # NOTE: the row of what is deleted is the last to go, with nothing
+        # more to be done about it.
+        if instance is None or instance.vm_state == vm_states.DELETED:
             return Record.GONE
         if instance.task_state is not None:
             return Record.BUSY

@@ -92,3 +92,16 @@ def test_an_operation_before_cinder_was_told_of_a_snapshot(
     if name == 'suspend':
         server.act(api, 'active', resume=None)
         assert server.chain() == [active, server.volume.name]
+
+
+def test_what_nova_is_about_to_forget_counts_as_forgotten(
+    server: Server, api: Client, agent: Agent
+) -> None:
+    """Of what it deletes the rows are the last to go."""
+    snapshot_id, _ = keep_untold(server, api, agent)
+    server.cloud.nova.change_instance(server.id, vm_state='deleted')
+    domain = server.cloud.domain(server.id)
+    domain.destroy()
+    domain.undefine()
+    server.cloud.cinder.clear_faults()
+    claim(server, agent, snapshot_id)
