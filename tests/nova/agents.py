@@ -28,8 +28,8 @@ ADMIN = 'token-of-an-admin'
 HARD = {'type': 'HARD'}
 # The same for API and agent.
 REPLY_WAIT = 10
-# Half a minute's work at the agent's bandwidth.
-DATA = 32 << 20
+# A minute's work at the agent's bandwidth.
+DATA = 64 << 20
 
 
 class Agent:
