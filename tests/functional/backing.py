@@ -136,7 +136,11 @@ FIGURES = {
         '`` 0640, since a password': 'tox -e unprivileged',
         'ends with 1 if something is': 'tests/unit/test_doctor.py',
     },
-    'fleet.rst': {'RabbitMQ 4 wants': 'documents of RabbitMQ'},
+    'fleet.rst': {
+        'RabbitMQ 4 wants': 'documents of RabbitMQ',
+        '14.8 to 18.1': 'documents of oslo.messaging',
+        'Python 3.10': 'documents of oslo.messaging',
+    },
     'gabbi.rst': {
         'ends with 1 if something does': (
             'tests/functional/test_gabbi_run.py'
