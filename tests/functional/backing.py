@@ -96,7 +96,6 @@ NOT_RUN = {
 FIGURES = {
     'README.rst': {
         'CI has Debian 12, the others': '.ci/packages',
-        'on Ubuntu 22.04 some': '.ci/packages',
         'Debian 12 3.11 9.0 7.2 all': '.ci/packages',
         'Debian 13 3.13 11.3 10.0 the': '.ci/packages',
         'Ubuntu 24.04 3.12 10.0 8.2 the': '.ci/packages',
