@@ -15,6 +15,7 @@ from tests.benchmark import (
     create,
     footprint,
     hosts,
+    layers,
     load,
     lookup,
     merge,
@@ -28,6 +29,7 @@ from tests.benchmark import (
 # In the order in which their figures stand on the last line.
 _SECTIONS = {
     'post': post.measure,
+    'layers': layers.measure,
     'served': served.measure,
     'footprint': footprint.measure,
     'create': create.measure,

@@ -7,12 +7,13 @@ Run by the Python of a virtualenv, never imported by us:
 
 KIND is the name of a function below; of configuration files the environment
 variables of each tell. A line on standard output says what loading has cost.
-Each line on standard input orders requests, and is answered by a line with
-what they have cost. Nothing listens here: WSGI applications are called. A WSGI
+Each line on standard input names a method of Requests and orders requests, and
+is answered by a line with what that returns. Nothing listens here: WSGI applications are called. A WSGI
 server takes `application` instead, of the kind that NOVA_EXT_BENCHMARK names.
 What is compared with what is not here.
 """
 
+import cProfile
 import datetime
 import json
 import os
@@ -227,6 +228,16 @@ class Requests:
             self._send(orders[number % len(orders)])
         return {**size(), 'seconds': time.process_time() - began}
 
+    def profile(self, order):
+        """File and line of each function → CPU seconds in it and below."""
+        profile = cProfile.Profile(time.process_time)
+        profile.runcall(self.cost, order)
+        return {
+            f'{one.code.co_filename}:{one.code.co_firstlineno}': one.totaltime
+            for one in profile.getstats()
+            if not isinstance(one.code, str)
+        }
+
     def _send(self, order):
         import webob
 
@@ -271,4 +282,5 @@ elif __name__ == '__main__':
     requests = Requests(application_of(sys.argv[1]))
     print(json.dumps({**size(), 'seconds': time.process_time()}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(requests.cost(json.loads(line))), flush=True)
+        name, order = json.loads(line)
+        print(json.dumps(getattr(requests, name)(order)), flush=True)

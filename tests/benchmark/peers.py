@@ -97,8 +97,15 @@ class Process:
 
     def cost(self, order: Mapping[str, Any]) -> dict[str, float]:
         """CPU seconds of requests, KiB in memory then, and modules loaded."""
+        return self._ask('cost', order)
+
+    def profile(self, order: Mapping[str, Any]) -> dict[str, float]:
+        """See peer.py."""
+        return self._ask('profile', order)
+
+    def _ask(self, name: str, order: Mapping[str, Any]) -> Any:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + '\n')
+        self._process.stdin.write(json.dumps((name, order)) + '\n')
         self._process.stdin.flush()
         return self._line()
 
