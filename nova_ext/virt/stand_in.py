@@ -14,6 +14,9 @@ from nova_ext.virt import chain
 
 # NOTE: it never executes anything; less than this some machines refuse.
 _MEMORY_MIB = 64
+# Of a driver, what is about the files; the rest, such as an I/O thread, is
+# about the machine that the guest has, and the stand-in has not.
+_OF_FILES = ('name', 'type', 'cache', 'io', 'discard', 'detect_zeroes')
 
 
 def definition(guest_xml: str, target: str, name: str, uuid: str) -> str:
@@ -64,8 +67,12 @@ def without_backing(guest_xml: str, target: str) -> str | None:
 def _disk(guest: ElementTree.Element, target: str) -> ElementTree.Element:
     found = _find(guest, target)
     disk = ElementTree.Element('disk', type='file', device='disk')
-    for tag in ('driver', 'source', 'target'):
-        disk.extend(found.findall(tag))
+    for driver in found.findall('driver'):
+        kept = {k: v for k, v in driver.items() if k in _OF_FILES}
+        ElementTree.SubElement(disk, 'driver', kept)
+    disk.extend(found.findall('source'))
+    # NOTE: other buses want a controller, which the guest has perhaps set up.
+    ElementTree.SubElement(disk, 'target', dev=target, bus='virtio')
     return disk
 
 

@@ -12,6 +12,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from xml.etree import ElementTree
 
 import libvirt
 import pytest
@@ -24,7 +26,7 @@ from nova_ext.virt import host as host_module
 from nova_ext.virt import image
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.cinder_volume import SnapshotFailed
-from tests.fixtures.host import Host
+from tests.fixtures.host import Host, short_directory
 from tests.fixtures.libvirt import qemu_pid
 from tests.fixtures.merge import fill, wait_until
 from tests.integration.test_delete import Share, _slow_share
@@ -56,6 +58,36 @@ def test_three_snapshots_are_deleted_in_any_order(
     share.host.guest.start()
     assert share.files() == set(share.host.chain())
     share.assert_nothing_lost()
+
+
+def _with_io_thread(root: ElementTree.Element) -> None:
+    root.insert(3, ElementTree.fromstring('<iothreads>1</iothreads>'))
+    for driver in root.iterfind('devices/disk/driver'):
+        driver.set('iothread', '1')
+
+
+def _with_usb(root: ElementTree.Element) -> None:
+    usb = root.find("devices/controller[@type='usb']")
+    target = root.find("devices/disk/target[@dev='vdb']")
+    assert usb is not None and target is not None
+    usb.set('model', 'qemu-xhci')
+    target.set('bus', 'usb')
+
+
+@pytest.mark.parametrize('customise', [_with_io_thread, _with_usb])
+def test_a_disk_of_a_machine_that_the_stand_in_has_not(
+    libvirtd: PrivateLibvirtd,
+    customise: Callable[[ElementTree.Element], None],
+) -> None:
+    with short_directory() as directory:
+        host = Host(directory, libvirtd, {'customise': customise})
+        with host.running():
+            share = Share(host)
+            snapshot = share.snapshot()
+            share.host.guest.domain.destroy()
+            share.delete(snapshot)
+            share.host.guest.start()
+            share.assert_nothing_lost()
 
 
 def test_the_guest_cannot_start_during_a_merge_and_does_after(
