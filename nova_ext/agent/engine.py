@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -188,11 +189,18 @@ class Engine:
 
     def _look(self, run: Run) -> float:
         self._turns.hold(run.job)
+        # NOTE: before the look, since what waits may be done after it.
+        settled = time.monotonic() >= run.settled_at
         chain = self._hypervisor.look(run.job)
+        # NOTE: while libvirtd stands still so does what waits in it.
+        if chain is Chain.UNKNOWN and not settled:
+            run.settled_at = math.inf
+        elif run.settled_at == math.inf:
+            run.settled_at = time.monotonic() + SETTLE_SECONDS
         if chain is transition.Chain.RUNNING:
             self._show_progress(run)
             self._step_aside(run)
-        now, settled = time.time(), time.monotonic() >= run.settled_at
+        now = time.time()
         # NOTE: an operator may have asked for its end meanwhile.
         job = run.job
         if run.cancelled:
@@ -287,7 +295,7 @@ class Engine:
         try:
             self._hypervisor.start(run.job, run.bandwidth)
         except exception.HypervisorUnavailable as error:
-            run.settled_at = time.monotonic() + SETTLE_SECONDS
+            run.settled_at = math.inf
             return str(error)
         except exception.NovaExtException as error:
             if isinstance(error, exception.Invalid):

@@ -29,7 +29,8 @@ class Run:
     """A job under way in this process, and who waits for it.
 
     :param settled_at: seconds of time.monotonic() from which on nothing that
-        was asked of libvirt earlier can still be waiting there
+        was asked of libvirt earlier can still be waiting there; infinity
+        as long as it does not answer
     :ivar answered: set when what a waiting request is told is certain;
         ``error`` is that, or None for yes
     :ivar abandoned: nobody waits any more, so it must not be started;

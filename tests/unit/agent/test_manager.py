@@ -319,6 +319,24 @@ def test_what_may_still_wait_in_libvirt_is_waited_for(engine: Engine) -> None:
     assert engine.done().count('look') > 2
 
 
+def test_that_wait_begins_when_libvirt_answers_again(engine: Engine) -> None:
+    answered: list[float] = []
+    lost = time.monotonic()
+
+    def look(job: Job) -> Chain:
+        # Longer than SETTLE_SECONDS.
+        if time.monotonic() < lost + 0.6:
+            return Chain.UNKNOWN
+        answered.append(time.monotonic())
+        return Chain.BEFORE
+
+    engine.start_error = fakes.unreachable()
+    engine.hypervisor.look.side_effect = look
+    with pytest.raises(exception.SnapshotFailed, match='cannot be reached'):
+        engine.create()
+    assert time.monotonic() - answered[0] >= 0.4
+
+
 def test_what_is_done_while_it_is_waited_for_is_a_success(
     engine: Engine,
 ) -> None:
@@ -608,6 +626,31 @@ def test_what_was_asked_may_still_be_done(
         engine.wait_for(lambda: engine.done().count('look') > 1)
         engine.world = Chain.AFTER
         engine.wait_for_state(State.FAILED, State.DONE)
+
+
+def test_that_wait_is_over_before_the_look_that_counts(
+    path: pathlib.Path,
+) -> None:
+    clock, late, looked = time.monotonic, [0.0], threading.Event()
+
+    def look(job: Job) -> Chain:
+        if late[0]:
+            looked.set()
+            return Chain.AFTER
+        # What waited is done when this look has read the chain.
+        late[0] = 100.0
+        return Chain.BEFORE
+
+    def prepare(engine: Engine) -> None:
+        engine.hypervisor.look.side_effect = look
+
+    with (
+        mock.patch.object(agent_engine, 'SETTLE_SECONDS', 50.0),
+        mock.patch.object(time, 'monotonic', lambda: clock() + late[0]),
+        running(path, before=(_left(State.RUNNING),), prepare=prepare) as made,
+    ):
+        assert looked.wait(TIMEOUT)
+        made.wait_for_state(State.DONE)
 
 
 def test_that_wait_does_not_go_by_the_wall_clock(path: pathlib.Path) -> None:
