@@ -47,7 +47,7 @@ JOB_METHODS = (
 # Seconds by which the clocks of an API process and an agent may differ.
 CLOCK_ALLOWANCE = 2.0
 
-# NOTE: larger than the largest request body that the API lets pass.
+# Of a request. NOTE: larger than the largest body that the API lets pass.
 LIMIT = 1 << 20
 
 _NULL = type(None)

@@ -42,7 +42,9 @@ class ComputeAPI(agents.ComputeAPI):
                 message = wire.request(method, arguments, self._peer)
                 connection.sendall(wire.encode(message))
                 with connection.makefile('rb') as replies:
-                    line = replies.readline(wire.LIMIT)
+                    # NOTE: no limit: it is root's or the agent's own word,
+                    # and a list of jobs is as long as the list.
+                    line = replies.readline()
             if not line.endswith(b'\n'):
                 raise ConnectionResetError('it ended without an answer')
             reply = wire.decode(line)

@@ -176,6 +176,14 @@ def test_a_check_is_the_summary(
     assert agent.messages == [('status', {})]
 
 
+def test_a_list_of_jobs_may_be_longer_than_a_request(
+    agent: Agent, backend: libvirt.ComputeAPI
+) -> None:
+    jobs = [{'id': number, 'reason': 'r' * 1000} for number in range(5000)]
+    agent.behaviours = [lambda line: wire.encode(wire.result(jobs))]
+    assert backend.ask('job_list', {'everything': True}, 10.0) == jobs
+
+
 def test_an_agent_that_is_not_there_is_said_to_be(
     backend: libvirt.ComputeAPI, path: str
 ) -> None:
