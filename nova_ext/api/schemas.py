@@ -100,7 +100,8 @@ CREATE_RESPONSE: dict[str, Any] = {
     'additionalProperties': False,
 }
 
-# NOTE: other keys are let through, as Nova lets them through.
+# NOTE: other keys are no error, as for Nova, and go no further: what is nested
+# in them may be too deep for the way to an agent.
 DELETE_INFO: dict[str, Any] = {
     '$schema': 'https://json-schema.org/draft/2020-12/schema',
     'type': 'object',
@@ -294,7 +295,7 @@ def check_id(identity: str) -> None:
 
 
 def delete_info(text: str | None) -> dict[str, Any]:
-    """The decoded and checked ``delete_info``.
+    """The decoded and checked ``delete_info``, without unknown keys.
 
     :raises: :class:`nova_ext.exception.InvalidInput`
     """
@@ -310,4 +311,4 @@ def delete_info(text: str | None) -> dict[str, Any]:
             reason=f'{error}: delete_info is not JSON text'
         ) from None
     _check(DELETE_INFO_VALIDATOR, info)
-    return info
+    return {key: info[key] for key in DELETE_INFO['properties'] if key in info}
