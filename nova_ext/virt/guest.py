@@ -47,14 +47,13 @@ class BlockJob:
 
 def call(
     uri: str,
-    alive: Callable[[], object],
+    connection: libvirt.virConnect,
     function: Callable[..., T],
     *args: Any,
 ) -> T:
     """``function(*args)`` with libvirt's errors made ours.
 
     :param uri: for the message
-    :param alive: whether the connection still is
     :raises: :class:`nova_ext.exception.HypervisorUnavailable` if the
         connection is lost, so that nothing can be known;
         :class:`nova_ext.exception.HypervisorError` otherwise
@@ -63,7 +62,7 @@ def call(
         return function(*args)
     except libvirt.libvirtError as error:
         reason = error.get_error_message() or str(error)
-        if not _alive(alive):
+        if not is_alive(connection):
             raise exception.HypervisorUnavailable(
                 uri=uri, reason=reason
             ) from error
@@ -76,9 +75,10 @@ def call(
         ) from error
 
 
-def _alive(alive: Callable[[], object]) -> bool:
+def is_alive(connection: libvirt.virConnect) -> bool:
+    """Whether a connection, which others may have closed, still is one."""
     try:
-        return bool(alive())
+        return bool(connection.isAlive())
     except libvirt.libvirtError:
         return False
 
@@ -113,7 +113,7 @@ class Guest:
         self.uuid: str = domain.UUIDString()
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:
-        return call(self._uri, self._domain.connect().isAlive, function, *args)
+        return call(self._uri, self._domain.connect(), function, *args)
 
     def describe(self) -> chain.Domain:
         """The live definition; of a guest that is off the stored one."""

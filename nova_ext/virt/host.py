@@ -15,14 +15,14 @@ import re
 import socket
 import threading
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
 
 from nova_ext import exception
-from nova_ext.virt import chain
+from nova_ext.virt import chain, index
 from nova_ext.virt import guest as virt_guest
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +51,15 @@ def _start_events() -> None:
 def _run_events() -> None:
     while True:
         libvirt.virEventRunDefaultImpl()
+
+
+def _keep_alive(connection: libvirt.virConnect) -> None:
+    try:
+        connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
+    except libvirt.libvirtError as error:
+        # Drivers within this process have no connection to keep alive.
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
 
 
 def check_local(uri: str) -> None:
@@ -92,21 +101,22 @@ class Host:
         check_local(uri)
         self.uri = uri
         self._on_event = on_event
-        self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._connection: libvirt.virConnect | None = None
+        self._reader: libvirt.virConnect | None = None
         self._events: list[int] = []
-        self._serials: dict[str, frozenset[str]] = {}
-        self._holders: dict[str, set[str]] = {}
-        self._stale: set[str] = set()
+        self._index = index.Index(self._read_all, self._read_one)
         # NOTE: whatever else a handle holds, libvirt goes by the UUID in it,
         # so that it serves until there is no such guest any more.
         self._handles: dict[str, libvirt.virDomain] = {}
+        self._turns: dict[str, threading.Lock] = {}
         _start_events()
 
     def close(self) -> None:
         """End the connection. Guests are left as they are."""
-        with self._lock:
+        with self._opening:
             self._leave()
+            self._close_reader()
 
     def _leave(self) -> None:
         """Let the connection go, and what libvirt holds for it."""
@@ -129,22 +139,68 @@ class Host:
 
         :raises: :class:`nova_ext.exception.HypervisorUnavailable`
         """
-        with self._lock:
+        connection = self._connection
+        if connection is not None and virt_guest.is_alive(connection):
+            return connection
+        with self._turn(self._opening, 'an attempt to connect'):
             if self._connection is not None:
-                if self._connection.isAlive():
+                if virt_guest.is_alive(self._connection):
                     return self._connection
                 self._leave()
-            try:
-                connection = libvirt.open(self.uri)
-                self._watch(connection)
-            except libvirt.libvirtError as error:
-                raise exception.HypervisorUnavailable(
-                    uri=self.uri, reason=str(error)
-                ) from error
+            connection = self._open(self._watch)
             LOG.info('Connected to libvirt at %s', self.uri)
             self._connection = connection
-            self._scan(connection)
-            return connection
+        self._index.outdate()
+        return connection
+
+    def _open(
+        self, prepare: Callable[[libvirt.virConnect], None]
+    ) -> libvirt.virConnect:
+        try:
+            connection = libvirt.open(self.uri)
+            _keep_alive(connection)
+            prepare(connection)
+        except libvirt.libvirtError as error:
+            raise exception.HypervisorUnavailable(
+                uri=self.uri, reason=str(error)
+            ) from error
+        return connection
+
+    def _connect_reader(self) -> libvirt.virConnect:
+        """The connection of the one thread that reads for the index."""
+        # NOTE: it may hang, and in some releases of libvirt (9.0) the other
+        # calls of its connection are late then, by seconds each.
+        if self._reader is None or not virt_guest.is_alive(self._reader):
+            self._close_reader()
+            self._reader = self._open(lambda connection: None)
+        return self._reader
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                self._reader.close()
+            self._reader = None
+
+    @contextlib.contextmanager
+    def _turn(self, lock: threading.Lock, what: str) -> Iterator[None]:
+        """One at a time; whoever hangs is not waited for without end."""
+        # NOTE: libvirtd works on few calls of one connection at a time (5,
+        # max_client_requests): those that hang must not be all of them.
+        if not lock.acquire(timeout=index.PATIENCE_SECONDS):
+            raise self._hung(what)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _hung(self, what: str) -> exception.HypervisorUnavailable:
+        return exception.HypervisorUnavailable(
+            uri=self.uri,
+            reason=f'{what} has not come back for '
+            f'{index.PATIENCE_SECONDS:g} s. An instance whose start waits '
+            'for a file server that does not answer holds libvirt up; '
+            '"virsh list" hangs then, too',
+        )
 
     def guest(self, uuid: str) -> virt_guest.Guest | None:
         """The guest with this UUID; None if libvirt knows of none.
@@ -167,20 +223,35 @@ class Host:
     def _described(
         self, connection: libvirt.virConnect, uuid: str
     ) -> tuple[virt_guest.Guest, chain.Domain] | None:
+        turn = self._turns.setdefault(uuid, threading.Lock())
+        with self._turn(turn, f'an earlier look at instance {uuid}'):
+            domain = self._handle(connection, uuid)
+            if domain is None:
+                return None
+            guest = virt_guest.Guest(domain, self.uri)
+            try:
+                return guest, guest.describe()
+            except exception.NovaExtException as error:
+                self._forget(uuid)
+                if error.kwargs.get('code') == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+
+    def _handle(
+        self, connection: libvirt.virConnect, uuid: str
+    ) -> libvirt.virDomain | None:
         domain = self._handles.get(uuid)
         if domain is None:
             domain = self._domain(connection, uuid)
             if domain is None:
-                return None
-            self._handles[uuid] = domain
-        guest = virt_guest.Guest(domain, self.uri)
-        try:
-            return guest, guest.describe()
-        except exception.NovaExtException as error:
-            self._handles.pop(uuid, None)
-            if error.kwargs.get('code') == libvirt.VIR_ERR_NO_DOMAIN:
-                return None
-            raise
+                self._forget(uuid)
+            else:
+                self._handles[uuid] = domain
+        return domain
+
+    def _forget(self, uuid: str) -> None:
+        self._handles.pop(uuid, None)
+        self._turns.pop(uuid, None)
 
     def start_paused(self, xml: str) -> virt_guest.Guest:
         """Start a guest that has no stored definition; it does not run.
@@ -191,7 +262,7 @@ class Host:
         flags = libvirt.VIR_DOMAIN_START_PAUSED
         return virt_guest.Guest(
             virt_guest.call(
-                self.uri, connection.isAlive, connection.createXML, xml, flags
+                self.uri, connection, connection.createXML, xml, flags
             ),
             self.uri,
         )
@@ -201,10 +272,9 @@ class Host:
 
         :raises: :class:`nova_ext.exception.HypervisorUnavailable`
         """
-        connection = self.connect()
-        with self._lock:
-            self._refresh(connection)
-            return set(self._holders)
+        self.connect()
+        self._update(whole=False)
+        return self._index.serials()
 
     def qemu_user(self) -> tuple[int, int] | None:
         """User and group id with which guests are started; None if unsaid.
@@ -228,7 +298,7 @@ class Host:
         connection = self.connect()
         found = []
         for domain in virt_guest.call(
-            self.uri, connection.isAlive, connection.listAllDomains
+            self.uri, connection, connection.listAllDomains
         ):
             # One may go away between the two calls.
             with contextlib.suppress(exception.HypervisorError):
@@ -242,20 +312,26 @@ class Host:
         :raises: :class:`nova_ext.exception.HypervisorUnavailable`
         """
         connection = self.connect()
-        with self._lock:
-            self._refresh(connection)
+        # NOTE: of a guest that hangs it is not known which volumes it gets,
+        # but those of the others are theirs.
+        with contextlib.suppress(exception.NovaExtException):
+            self._index.update()
+        found = self._read(connection, volume_id)
+        if not found:
+            # NOTE: not every change of a stored definition has an event.
+            self._update(whole=True)
             found = self._read(connection, volume_id)
-            if not found:
-                # NOTE: not every change of a stored definition has an event.
-                self._scan(connection)
-                found = self._read(connection, volume_id)
         return found
+
+    def _update(self, whole: bool) -> None:
+        if not self._index.update(whole):
+            raise self._hung('an earlier look at all guests')
 
     def _read(
         self, connection: libvirt.virConnect, volume_id: str
     ) -> list[Attachment]:
         found = []
-        for uuid in self._holders.get(volume_id, ()):
+        for uuid in self._index.holders(volume_id):
             known = self._described(connection, uuid)
             if known is None:
                 continue
@@ -272,57 +348,37 @@ class Host:
     ) -> libvirt.virDomain | None:
         try:
             return virt_guest.call(
-                self.uri,
-                connection.isAlive,
-                connection.lookupByUUIDString,
-                uuid,
+                self.uri, connection, connection.lookupByUUIDString, uuid
             )
         except exception.HypervisorError as error:
             if error.kwargs['code'] == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
 
-    def _scan(self, connection: libvirt.virConnect) -> None:
-        self._serials.clear()
-        self._holders.clear()
-        self._stale.clear()
-        for domain in virt_guest.call(
-            self.uri, connection.isAlive, connection.listAllDomains
-        ):
-            self._learn(domain.UUIDString(), domain)
+    def _read_all(self) -> Iterator[tuple[str, frozenset[str]]]:
+        reader = self._connect_reader()
+        for domain in virt_guest.call(self.uri, reader, reader.listAllDomains):
+            yield domain.UUIDString(), self._serials(domain)
 
-    def _refresh(self, connection: libvirt.virConnect) -> None:
-        while self._stale:
-            uuid = self._stale.pop()
-            self._learn(uuid, self._domain(connection, uuid))
-
-    def _learn(self, uuid: str, domain: libvirt.virDomain | None) -> None:
-        for serial in self._serials.pop(uuid, ()):
-            self._holders[serial].discard(uuid)
-            if not self._holders[serial]:
-                del self._holders[serial]
+    def _read_one(self, uuid: str) -> frozenset[str]:
+        domain = self._domain(self._connect_reader(), uuid)
         if domain is None:
-            self._handles.pop(uuid, None)
-            return
+            self._forget(uuid)
+            return frozenset()
+        return self._serials(domain)
+
+    def _serials(self, domain: libvirt.virDomain) -> frozenset[str]:
         try:
             described = virt_guest.Guest(domain, self.uri).describe()
         except exception.HypervisorError:
             # It went away between the two calls.
-            return
-        serials = frozenset(
+            self._forget(domain.UUIDString())
+            return frozenset()
+        return frozenset(
             disk.serial for disk in described.disks if disk.serial
         )
-        self._serials[uuid] = serials
-        for serial in serials:
-            self._holders.setdefault(serial, set()).add(uuid)
 
     def _watch(self, connection: libvirt.virConnect) -> None:
-        try:
-            connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
-        except libvirt.libvirtError as error:
-            # Drivers within this process have no connection to keep alive.
-            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-                raise
         # Those of a connection that was given up.
         self._events.clear()
         for event in (
@@ -344,7 +400,5 @@ class Host:
         *details: Any,
     ) -> None:
         uuid = domain.UUIDString()
-        # NOTE: no lock: a lock holder may be waiting for this very thread to
-        # read libvirt's answer to it.
-        self._stale.add(uuid)
+        self._index.touch(uuid)
         self._on_event(uuid)

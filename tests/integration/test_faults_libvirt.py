@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import re
+import threading
 import time
+import uuid
 from collections.abc import Iterator
+from unittest import mock
 
 import libvirt
 import pytest
 
 from nova_ext import exception
-from nova_ext.virt.host import Host
+from nova_ext.virt import index
+from nova_ext.virt.host import Host as VirtHost
 from nova_ext.virt.private import PrivateLibvirtd
+from tests.fixtures.host import Host, short_directory
 from tests.fixtures.libvirt import qemu_pid
 from tests.fixtures.merge import (
     ASKED,
@@ -157,7 +163,7 @@ def _stored_disk(domain: libvirt.virDomain, volume_id: str) -> str:
 def test_what_was_taken_for_a_lost_libvirt_is_given_back(
     libvirtd: PrivateLibvirtd,
 ) -> None:
-    with contextlib.closing(Host(libvirtd.uri)) as host:
+    with contextlib.closing(VirtHost(libvirtd.uri)) as host:
         descriptors = []
         for _ in range(4):
             assert host.attachments('nobody-has-it') == []
@@ -167,3 +173,130 @@ def test_what_was_taken_for_a_lost_libvirt_is_given_back(
         # Others in this process have some for a while; what is never given
         # back grows each time.
         assert descriptors != sorted({*descriptors}), descriptors
+
+
+_HUNG = """
+<domain type='qemu'>
+  <name>hung</name>
+  <uuid>{uuid}</uuid>
+  <memory unit='MiB'>16</memory>
+  <os><type arch='x86_64'>hvm</type></os>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/>
+      <source file='{path}'/>
+      <target dev='vda' bus='virtio'/>
+      <serial>{serial}</serial>
+    </disk>
+  </devices>
+</domain>
+"""
+
+
+class _HungGuest:
+    """A guest whose start waits for a file server, until it is let go."""
+
+    def __init__(self, directory: pathlib.Path, uri: str) -> None:
+        self.uuid, self.volume_id = str(uuid.uuid4()), str(uuid.uuid4())
+        self._fifo = directory / 'fifo'
+        os.mkfifo(self._fifo)
+        self._fifo.chmod(0o666)
+        xml = _HUNG.format(
+            uuid=self.uuid, path=self._fifo, serial=self.volume_id
+        )
+        self._domain = libvirt.open(uri).defineXML(xml)
+        self._thread = threading.Thread(target=self._start)
+
+    def __enter__(self) -> _HungGuest:
+        self._thread.start()
+        # libvirtd has it open for reading.
+        deadline = time.monotonic() + 30
+        while self._domain.connect().isAlive():
+            asked = threading.Thread(target=self._domain.state, daemon=True)
+            asked.start()
+            asked.join(0.5)
+            if asked.is_alive():
+                break
+            assert time.monotonic() < deadline
+        return self
+
+    def let_go(self) -> None:
+        while self._thread.is_alive():
+            with contextlib.suppress(OSError):
+                os.close(os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK))
+            self._thread.join(0.1)
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+        self._domain.undefine()
+
+    def _start(self) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            self._domain.create()
+
+
+def test_a_guest_whose_start_hangs_holds_nothing_else_up(host: Host) -> None:
+    active = host.volume
+    with _HungGuest(host.directory, host.uri):
+        for _ in range(2):
+            host.api.check()
+            active, snapshot_id = host.overlay(active), host.snapshot()
+            host.create(snapshot_id, active.name)
+            host.double.set_snapshot(snapshot_id, 'available')
+            host.wait_for_last_state('DONE')
+        host.volume_id = str(uuid.uuid4())
+        with pytest.raises(exception.HypervisorUnavailable, match='virsh'):
+            host.create(host.snapshot(), active.name)
+        host.api.check()
+    with pytest.raises(exception.VolumeNotAttached):
+        host.create(host.snapshot(), active.name)
+
+
+def test_looks_at_a_guest_that_hangs_do_not_pile_up(
+    libvirtd: PrivateLibvirtd,
+) -> None:
+    with (
+        short_directory() as directory,
+        contextlib.closing(VirtHost(libvirtd.uri)) as host,
+    ):
+        host.volumes()
+        found: list[object] = []
+        refused: list[str] = []
+
+        def look() -> None:
+            try:
+                found.append(host.described(hung.uuid))
+            except exception.HypervisorUnavailable as error:
+                refused.append(str(error))
+
+        looks = [threading.Thread(target=look) for _ in range(6)]
+        with (
+            mock.patch.object(index, 'PATIENCE_SECONDS', 0.5),
+            _HungGuest(directory, libvirtd.uri) as hung,
+        ):
+            for thread in looks:
+                thread.start()
+            deadline = time.monotonic() + 30
+            while len(refused) < len(looks) - 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert all(hung.uuid in reason for reason in refused)
+            with pytest.raises(exception.HypervisorUnavailable):
+                host.volumes()
+            assert host.described(str(uuid.uuid4())) is None
+            hung.let_go()
+            deadline = time.monotonic() + 30
+            for thread in looks:
+                thread.join(30)
+            assert len(found) == 1
+            # It is all over when the look at all guests is.
+            while hung.volume_id not in _volumes(host):
+                assert time.monotonic() < deadline
+        assert host.attachments(hung.volume_id) == []
+
+
+def _volumes(host: VirtHost) -> set[str]:
+    try:
+        return host.volumes()
+    except exception.HypervisorUnavailable:
+        return set()
