@@ -74,8 +74,12 @@ class Domain:
 
     @property
     def process(self) -> str:
-        """Which process it has: another one after each start; or nothing."""
-        # NOTE: libvirt counts from 1 again when the host was started anew.
+        """Which process it has: another one after each start, unless no guest
+        had one when libvirtd was started in between; or nothing.
+        """
+        # NOTE: libvirt counts from 1 again when the host was started anew,
+        # and when libvirtd was while no guest had a process. The latter is
+        # not noticed: a definition says nothing else of its process.
         return '' if self.number is None else f'{_boot()} {self.number}'
 
 
