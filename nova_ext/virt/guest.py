@@ -8,7 +8,9 @@ agent/; in particular nothing here ever guesses success.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from xml.etree import ElementTree  # noqa: S405 (only written here)
@@ -111,6 +113,9 @@ class Guest:
         self._domain = domain
         self._uri = uri
         self.uuid: str = domain.UUIDString()
+        self._agent = threading.Lock()
+        self._agent_seconds = 0
+        self._limited = False
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:
         return call(self._uri, self._domain.connect(), function, *args)
@@ -242,13 +247,41 @@ class Guest:
         self._call(self._domain.destroyFlags, flags)
 
     def limit_agent(self, seconds: int) -> None:
-        """Bound how long one answer of the guest agent is waited for."""
-        self._call(self._domain.agentSetResponseTimeout, seconds, 0)
+        """Bound how long one answer of the guest agent is waited for, until
+        the guest is thawed or was not frozen.
+        """
+        with self._agent:
+            self._agent_seconds = seconds
+            self._limit(seconds)
 
     def freeze(self) -> None:
         """Freeze the guest's file systems, by its agent."""
-        self._call(self._domain.fsFreeze)
+        try:
+            self._call(self._domain.fsFreeze)
+        except exception.NovaExtException:
+            with self._agent:
+                self._unlimit()
+            raise
 
     def thaw(self) -> None:
         """Thaw the guest's file systems; harmless if none is frozen."""
-        self._call(self._domain.fsThaw)
+        # NOTE: two may do so at a time, and neither is to wait without end.
+        with self._agent:
+            if self._agent_seconds and not self._limited:
+                with contextlib.suppress(exception.NovaExtException):
+                    self._limit(self._agent_seconds)
+            try:
+                self._call(self._domain.fsThaw)
+            finally:
+                self._unlimit()
+
+    def _limit(self, seconds: int) -> None:
+        self._call(self._domain.agentSetResponseTimeout, seconds, 0)
+        self._limited = True
+
+    def _unlimit(self) -> None:
+        # NOTE: it is the guest's, and would hold for what Nova asks, too.
+        if self._limited:
+            with contextlib.suppress(exception.NovaExtException):
+                self._limit(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK)
+            self._limited = False

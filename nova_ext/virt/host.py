@@ -14,6 +14,7 @@ import logging
 import re
 import socket
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +28,7 @@ from nova_ext.virt import guest as virt_guest
 
 LOG = logging.getLogger(__name__)
 
+_EVENT_PAUSE_SECONDS = 0.1
 _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
 
 _start_lock = threading.Lock()
@@ -50,7 +52,12 @@ def _start_events() -> None:
 
 def _run_events() -> None:
     while True:
-        libvirt.virEventRunDefaultImpl()
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except libvirt.libvirtError as error:
+            # NOTE: without this thread a lost connection is never noticed.
+            LOG.error('An event of libvirt could not be handled: %s', error)
+            time.sleep(_EVENT_PAUSE_SECONDS)
 
 
 def _keep_alive(connection: libvirt.virConnect) -> None:

@@ -7,11 +7,14 @@ import contextlib
 import pathlib
 import uuid
 from collections.abc import Iterator
+from unittest import mock
 
 import libvirt
 import pytest
 
 from nova_ext import exception
+from nova_ext.virt import guest
+from nova_ext.virt import host as virt_host
 from nova_ext.virt.host import Host
 from nova_ext.virt.private import PrivateLibvirtd
 
@@ -62,6 +65,58 @@ def test_each_start_is_another_process_whoever_asks(host: Host) -> None:
         assert len(seen) == 3
     finally:
         domain.undefine()
+
+
+def test_one_error_does_not_end_the_events(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class End(BaseException):
+        pass
+
+    with mock.patch.object(
+        libvirt,
+        'virEventRunDefaultImpl',
+        autospec=True,
+        side_effect=[libvirt.libvirtError('no descriptor'), 0, End],
+    ):
+        with pytest.raises(End):
+            virt_host._run_events()
+    assert 'no descriptor' in caplog.text
+
+
+def test_nova_waits_for_the_guest_agent_as_it_did() -> None:
+    domain = mock.create_autospec(libvirt.virDomain, instance=True)
+    found = guest.Guest(domain, 'test:///default')
+    forever = libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK
+    limit, unlimit = (
+        mock.call.agentSetResponseTimeout(seconds, 0)
+        for seconds in (7, forever)
+    )
+
+    def asked() -> list[object]:
+        calls = [
+            call
+            for call in domain.method_calls
+            if call[0] not in ('UUIDString', 'connect')
+        ]
+        domain.reset_mock()
+        return calls
+
+    found.limit_agent(7)
+    found.freeze()
+    assert asked() == [limit, mock.call.fsFreeze()]
+    found.thaw()
+    assert asked() == [mock.call.fsThaw(), unlimit]
+    # Whoever froze it thaws it once more, perhaps.
+    domain.fsThaw.side_effect = libvirt.libvirtError('no answer')
+    with pytest.raises(exception.HypervisorError):
+        found.thaw()
+    assert asked() == [limit, mock.call.fsThaw(), unlimit]
+    domain.fsFreeze.side_effect = libvirt.libvirtError('it is frozen')
+    found.limit_agent(7)
+    with pytest.raises(exception.HypervisorError):
+        found.freeze()
+    assert asked() == [limit, mock.call.fsFreeze(), unlimit]
 
 
 def test_no_guest_outlives_its_connection(
