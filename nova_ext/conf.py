@@ -50,7 +50,11 @@ api_opts = [
                 '[oslo_middleware] http_basic_auth_user_file; each of them '
                 'has the role "service"',
             ),
-            ('noauth', 'everybody may do everything; loopback only'),
+            (
+                'noauth',
+                'everybody may do everything; loopback only, and never '
+                'behind a proxy, which makes every request one of loopback',
+            ),
         ],
         help='How callers prove who they are: which pipeline of the paste '
         'file is used.',

@@ -25,7 +25,7 @@ from oslo_middleware import basic_auth, exceptions, request_id
 
 from nova_ext import conf as nova_ext_conf
 from nova_ext import context, policies
-from nova_ext.api import router, wsgi
+from nova_ext.api import router, stock, wsgi
 
 LOG = logging.getLogger(__name__)
 
@@ -80,6 +80,13 @@ def _is_webob_s(body: bytes) -> bool:
     try:
         return set(json.loads(body.decode())) == {'message', 'code', 'title'}
     except (ValueError, TypeError, RecursionError):
+        return False
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
         return False
 
 
@@ -257,13 +264,16 @@ class ContextFilter:
     def _noauth(
         self, environ: dict[str, Any]
     ) -> context.RequestContext | wsgi.Fault:
-        address = environ.get('REMOTE_ADDR') or '127.0.0.1'
-        if not ipaddress.ip_address(address).is_loopback:
+        # NOTE: of a UNIX socket there is no address: what sends by one is
+        # mostly a proxy, for everybody.
+        if stock.FORWARDED & environ.keys() or not _is_loopback(
+            environ.get('REMOTE_ADDR', '')
+        ):
             return wsgi.Fault(
                 403,
                 'Without authentication only this machine itself is '
-                'answered. Set [nova_ext] auth_strategy to keystone or '
-                'http_basic.',
+                'answered, and nothing that a proxy passes on. Set [nova_ext] '
+                'auth_strategy to keystone or http_basic.',
             )
         return self._context(
             user_id='noauth',

@@ -24,7 +24,8 @@ StartResponse = Callable[..., Any]
 Filter = Callable[[router.Application], router.Application]
 
 _INBOUND = f'HTTP_{request_id.INBOUND_HEADER.upper().replace("-", "_")}'
-_FORWARDED = frozenset(
+# The headers, as an environ has them, by which a proxy says who asks it.
+FORWARDED = frozenset(
     {
         'HTTP_FORWARDED',
         'HTTP_X_FORWARDED_PROTO',
@@ -52,7 +53,7 @@ class HTTPProxyToWSGI(http_proxy_to_wsgi.HTTPProxyToWSGI):
     def __call__(
         self, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
-        if _FORWARDED.isdisjoint(environ):
+        if FORWARDED.isdisjoint(environ):
             return self.application(environ, start_response)
         return super().__call__(environ, start_response)
 

@@ -112,6 +112,7 @@ class Front(compute.ComputeAPI):
         """:raises: Refused"""
         answer = webob.Request.blank(
             path,
+            environ={'REMOTE_ADDR': '127.0.0.1'},
             method=method,
             body=body,
             headers={'Content-Type': 'application/json', **headers},

@@ -225,16 +225,35 @@ def test_a_file_of_users_that_cannot_be_used_is_named(
     assert 'secret' not in str(raised.value)
 
 
-@pytest.mark.parametrize('address', ['127.0.0.1', '127.9.9.9', '::1', ''])
+@pytest.mark.parametrize('address', ['127.0.0.1', '127.9.9.9', '::1'])
 def test_without_authentication_this_machine_is_let_in(address: str) -> None:
     context = _identity('noauth', REMOTE_ADDR=address)
     assert context.roles == ['admin', 'service']
     assert context.any_project
 
 
-@pytest.mark.parametrize('address', ['192.0.2.1', '0.0.0.0', '2001:db8::1'])
+@pytest.mark.parametrize(
+    'address',
+    [
+        *('192.0.2.1', '0.0.0.0', '2001:db8::1'),
+        # Those of UNIX sockets, by some WSGI servers.
+        *('', 'unix:', '@', 'localhost', '/run/api.sock', '127.0.0.1:80'),
+    ],
+)
 def test_without_authentication_no_other_is(address: str) -> None:
     assert _identity('noauth', REMOTE_ADDR=address).status_int == 403
+
+
+def test_without_authentication_who_has_no_address_is_not() -> None:
+    assert _identity('noauth').status_int == 403
+
+
+@pytest.mark.parametrize(
+    'header', ['FORWARDED', 'X_FORWARDED_FOR', 'X_FORWARDED_HOST']
+)
+def test_without_authentication_no_proxy_is(header: str) -> None:
+    environ = {'REMOTE_ADDR': '127.0.0.1', f'HTTP_{header}': '127.0.0.1'}
+    assert _identity('noauth', **environ).status_int == 403
 
 
 def test_a_line_of_the_log_names_nobody_who_asked_before(
