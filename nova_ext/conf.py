@@ -68,7 +68,7 @@ api_opts = [
     cfg.StrOpt(
         'max_microversion',
         default='2.104',
-        regex=r'2\.([1-9][0-9]*)',
+        regex=r'^2\.[1-9][0-9]{0,4}$',
         help='The highest microversion that is answered. Set it to that of '
         'the Nova beside which this service runs.',
     ),
@@ -221,6 +221,7 @@ agent_opts = [
         default=570,
         mutable=True,
         min=10,
+        max=590,
         help='Seconds from a request to create a snapshot until Cinder must '
         'have its report. Cinder itself gives up after 600.',
     ),
@@ -229,6 +230,7 @@ agent_opts = [
         default=7000,
         mutable=True,
         min=10,
+        max=7190,
         help='Seconds from a request to delete a snapshot until its merge is '
         'cancelled. Cinder itself gives up after 7200.',
     ),

@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 from oslo_config import cfg
 
 from nova_ext import cinder
@@ -35,6 +36,30 @@ def test_the_agent_ends_before_cinder_gives_up() -> None:
     assert conf.nova_ext_agent.create_deadline < 600
     assert conf.nova_ext_agent.delete_deadline < 7200
     assert conf.nova_ext_agent.cancel_late
+
+
+@pytest.mark.parametrize(
+    ('option', 'text'),
+    [
+        *(
+            ('max_microversion', text)
+            for text in ('12.10', '2.5x', '2.0', '2.05', '3.1', '2.', '2.1.1')
+        ),
+        # By then Cinder has given up.
+        ('create_deadline', '600'),
+        ('delete_deadline', '7200'),
+    ],
+)
+def test_a_value_that_promises_too_much_is_refused(
+    tmp_path: pathlib.Path, option: str, text: str
+) -> None:
+    group = 'nova_ext_agent' if 'deadline' in option else 'nova_ext'
+    (tmp_path / 'one').write_text(f'[{group}]\n{option} = {text}\n')
+    conf = cfg.ConfigOpts()
+    nova_ext_conf.register_opts(conf)
+    conf([], default_config_files=[str(tmp_path / 'one')])
+    with pytest.raises(cfg.Error, match=option):
+        conf[group][option]
 
 
 def test_the_files_of_the_environment_variable_are_read(
