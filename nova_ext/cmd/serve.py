@@ -150,7 +150,16 @@ def _end_with(
 
 def _listen(conf: cfg.ConfigOpts) -> http.Server:
     options = conf.nova_ext
-    application = app.load(conf)
+    try:
+        application = app.load(conf)
+    except cfg.Error:
+        raise
+    # NOTE: what the file names may raise anything.
+    except Exception as error:
+        raise CannotServe(
+            f'{nova_ext_conf.find_paste_file(conf)}, or what it names, cannot '
+            f'be loaded: {type(error).__name__}: {error}'
+        ) from error
     try:
         return http.Server(
             (options.host, options.port),

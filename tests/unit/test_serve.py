@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why nova-ext-serve does not start, said where whoever starts it looks."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.fixtures.app import PASTE_FILE
+
+SHIPPED = PASTE_FILE.read_text()
+
+
+@pytest.mark.parametrize(
+    ('paste', 'words'),
+    [
+        ('[app:other]\n', "'nova_ext'"),
+        ('no section', 'no section'),
+        (SHIPPED.replace('nova_ext.api.filters:fault', 'no:fault'), "'no'"),
+        (SHIPPED.replace('keystone =', 'other ='), "'keystone'"),
+    ],
+)
+@pytest.mark.parametrize('log_file', [True, False])
+def test_a_paste_file_that_cannot_be_used_is_named(
+    tmp_path: pathlib.Path, paste: str, words: str, log_file: bool
+) -> None:
+    file, config = tmp_path / 'api-paste.ini', tmp_path / 'nova_ext.conf'
+    file.write_text(paste)
+    log = f'log_file = {tmp_path}/log\n' if log_file else ''
+    config.write_text(
+        f'[DEFAULT]\n{log}[nova_ext]\nport = 0\napi_paste_config = {file}\n'
+        '[keystone_authtoken]\nauth_type = none\n'
+        f'[nova_ext_agent]\nstate_dir = {tmp_path}\n'
+    )
+    run = subprocess.run(
+        [sys.executable, '-m', 'nova_ext.cmd.serve', '--config-file', config],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 1
+    # Without a file the log is there.
+    said = run.stderr if log_file else run.stdout
+    assert said.count('nova-ext-serve cannot start: ') == 1
+    assert str(file) in said
+    assert words in said
+    assert 'Traceback' not in run.stdout + run.stderr
