@@ -21,6 +21,8 @@ from oslo_config import cfg
 from oslo_context import context
 from oslo_policy import policy
 
+from nova_ext import exception
+
 LOG = logging.getLogger(__name__)
 
 # What is another when a file is, or a directory or a file in it.
@@ -64,12 +66,13 @@ class Enforcer(policy.Enforcer):
             kept = policy.Rules(dict(self.rules), self.rules.default_rule)
             try:
                 super().load_rules(force_reload or self._broken)
+                self._refuse_cycles()
             except (ValueError, OSError) as error:
                 if self._seen is None:
                     raise
                 LOG.error(
-                    'The policy stays as it was: %s. "oslopolicy-validator" '
-                    'looks at [oslo_policy] policy_file.',
+                    'The policy stays as it was. What [oslo_policy] '
+                    'policy_file says cannot be used: %s',
                     error,
                 )
                 self.rules, self._broken = kept, True
@@ -82,7 +85,8 @@ class Enforcer(policy.Enforcer):
     def allows(self, action: str, caller: context.RequestContext) -> bool:
         """Whether the rule of `action` allows it to a caller.
 
-        :raises: oslo_policy.policy.PolicyNotRegistered
+        :raises: oslo_policy.policy.PolicyNotRegistered,
+            :class:`nova_ext.exception.PolicyUnavailable`
         """
         if action not in self.registered_rules:
             raise policy.PolicyNotRegistered(action)
@@ -110,10 +114,21 @@ class Enforcer(policy.Enforcer):
         """The same, asked of oslo.policy."""
         # NOTE: as in Nova, `is_admin` is among what a rule may ask for.
         creds = {**caller.to_policy_values(), 'is_admin': caller.is_admin}
-        creds['is_admin'] = self.enforce('context_is_admin', {}, creds)
-        # NOTE: an empty target: the resource belongs to no project
-        # (contract §2), any service may ask for any volume.
-        return bool(self.authorize(action, {}, creds))
+        try:
+            creds['is_admin'] = self.enforce('context_is_admin', {}, creds)
+            # NOTE: an empty target: the resource belongs to no project
+            # (contract §2), any service may ask for any volume.
+            return bool(self.authorize(action, {}, creds))
+        except (OSError, RuntimeError) as error:
+            # Those of a rule with a URL: no connection, no answer in time.
+            reason = f'{type(error).__name__}: {error}'
+        LOG.error('The policy of %s cannot be asked: %s', action, reason)
+        raise exception.PolicyUnavailable(action=action)
+
+    def _refuse_cycles(self) -> None:
+        for name in self.registered_rules:
+            if found := cycle(self.rules, name):
+                raise ValueError(f'rules ask for each other: {found}')
 
     def _is_changed(self) -> bool:
         """Whether anything else is there than what was last read."""
@@ -170,6 +185,31 @@ def directories(conf: cfg.ConfigOpts) -> list[str]:
             os.path.abspath(os.path.expanduser(path or '.')) for path in found
         )
     )
+
+
+def cycle(
+    rules: Mapping[str, Any], name: str, above: tuple[str, ...] = ()
+) -> str:
+    """Which rules that this one asks for ask for each other; '' if none.
+
+    :param above: the names of the rules that this one is a part of
+    """
+    if name in above:
+        return ' > '.join([*above[above.index(name) :], name])
+    try:
+        waiting = [rules[name]]
+    except KeyError:
+        return ''
+    while waiting:
+        check = waiting.pop()
+        if type(check) is _RULE:
+            if found := cycle(rules, check.match, (*above, name)):
+                return found
+        elif type(check) is policy.NotCheck:
+            waiting.append(check.rule)
+        elif type(check) in (policy.AndCheck, policy.OrCheck):
+            waiting += check.rules
+    return ''
 
 
 def compiled(

@@ -149,6 +149,13 @@ class GuestAgentRequired(Invalid):
     )
 
 
+class PolicyUnavailable(Unavailable):
+    msg_fmt = (
+        'Whether the policy allows %(action)s cannot be said now: a server '
+        'that one of its rules asks cannot be asked.'
+    )
+
+
 class ServiceUnavailable(Unavailable):
     msg_fmt = 'The service cannot be used now: %(reason)s'
 

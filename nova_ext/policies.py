@@ -77,7 +77,7 @@ def load(conf: cfg.ConfigOpts) -> Enforcer:
     except (ValueError, OSError) as error:
         raise cfg.Error(
             f'[oslo_policy] policy_file {conf.oslo_policy.policy_file} cannot '
-            f'be used: {error}. "oslopolicy-validator" looks at it.'
+            f'be used: {error}'
         ) from error
     return enforcer
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
+import socket
 
 import pytest
 from oslo_config import cfg
@@ -119,9 +121,82 @@ def test_a_file_that_cannot_be_used_is_named_at_the_start(
 ) -> None:
     path = tmp_path / 'policy.yaml'
     path.write_text('"rule": "rule:no')
+    with pytest.raises(cfg.Error, match=str(path)):
+        policies.load(_reading(path))
+
+
+def _reading(path: pathlib.Path) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     conf([], default_config_files=[])
     policies.init(conf)
     conf.set_override('policy_file', str(path), 'oslo_policy')
-    with pytest.raises(cfg.Error, match=str(path)):
-        policies.load(conf)
+    return conf
+
+
+@pytest.mark.parametrize(
+    ('rules', 'cycle'),
+    [
+        (
+            {
+                'context_is_admin': 'rule:service_api',
+                'service_api': 'rule:context_is_admin',
+            },
+            'context_is_admin > service_api > context_is_admin',
+        ),
+        (
+            {'service_api': 'role:x or (not rule:service_api and @)'},
+            'service_api > service_api',
+        ),
+        (
+            {'service_api': 'rule:a', 'a': 'not rule:b', 'b': 'rule:a'},
+            'a > b > a',
+        ),
+    ],
+)
+def test_rules_that_are_parts_of_each_other_are_named(
+    tmp_path: pathlib.Path, rules: dict[str, str], cycle: str
+) -> None:
+    path = tmp_path / 'policy.yaml'
+    path.write_text(json.dumps(rules))
+    with pytest.raises(cfg.Error) as raised:
+        policies.load(_reading(path))
+    assert str(path) in str(raised.value)
+    assert cycle in str(raised.value)
+
+
+def test_what_no_action_of_ours_asks_for_may_be_wrong(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / 'policy.yaml'
+    path.write_text('{"os_compute_api:x": "rule:os_compute_api:x"}')
+    conf = _reading(path)
+    assert _allowed(policies.load(conf), policies.CREATE, roles=['service'])
+
+
+def test_a_rule_that_is_not_there_is_named_in_the_log(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / 'policy.yaml'
+    path.write_text('{"service_or_admin": "rule:nothere"}')
+    enforcer = policies.load(_reading(path))
+    assert not _allowed(enforcer, policies.CREATE, roles=['admin'])
+    (line,) = (r.getMessage() for r in caplog.records)
+    assert "['service_or_admin']" in line
+
+
+@pytest.mark.parametrize('scheme', ['http', 'https'])
+def test_a_server_that_a_rule_asks_and_that_is_away_is_said_so(
+    tmp_path: pathlib.Path, scheme: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / 'policy.yaml'
+    # Bound and not listening.
+    with socket.socket() as closed:
+        closed.bind(('127.0.0.1', 0))
+        url = f'{scheme}://127.0.0.1:{closed.getsockname()[1]}/secret'
+        path.write_text(json.dumps({'service_or_admin': url}))
+        enforcer = policies.load(_reading(path))
+        with pytest.raises(exception.PolicyUnavailable) as caught:
+            _allowed(enforcer, policies.CREATE, roles=['admin'])
+    assert policies.CREATE in str(caught.value)
+    assert 'secret' not in str(caught.value)
+    assert 'refused' in caplog.text
