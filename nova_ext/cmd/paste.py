@@ -10,7 +10,15 @@ import configparser
 import dataclasses
 from collections.abc import Iterator
 
+from oslo_config import cfg
+
+from nova_ext import conf as nova_ext_conf
+
 FILTER = 'egg:nova_ext#nova'
+_OURS = {
+    ('use', FILTER),
+    ('paste.filter_factory', 'nova_ext.api.nova:filter_factory'),
+}
 _FACTORY = 'nova.api.auth:pipeline_factory'
 _APP = 'nova.api.openstack.compute:APIRouterV21.factory'
 _CONTEXT = 'nova.api.auth:NovaKeystoneContext.factory'
@@ -56,7 +64,7 @@ def check(text: str) -> list[Finding]:
     ours = [
         name
         for name in parser.sections()
-        if name.startswith('filter:') and parser[name].get('use') == FILTER
+        if name.startswith('filter:') and _OURS & {*parser[name].items()}
     ]
     name = ours[0].partition(':')[2] if ours else _NAME
     findings = []
@@ -66,9 +74,11 @@ def check(text: str) -> list[Finding]:
                 f'filter:{name}', 'the filter is not there', f'use = {FILTER}'
             )
         )
+    for section in ours:
+        findings += _check_options(parser, section)
     contexts = _sections(parser, 'filter', _CONTEXT)
     for section, key, words in _pipelines(parser, apps):
-        findings += _check_pipeline(section, key, words, name, contexts)
+        findings += _check_pipeline(section, key, words, apps, name, contexts)
     return findings
 
 
@@ -84,40 +94,58 @@ def _sections(
     }
 
 
+def _check_options(
+    parser: configparser.RawConfigParser, section: str
+) -> Iterator[Finding]:
+    """What in the section of our filter keeps Nova from starting."""
+    conf = cfg.ConfigOpts()
+    nova_ext_conf.register_opts(conf)
+    for key, value in parser[section].items():
+        # NOTE: those of DEFAULT are not given to a filter.
+        if (key, value) in _OURS or key in {'config_file', *parser.defaults()}:
+            continue
+        try:
+            conf.set_override(key, value, group='nova_ext')
+        except (cfg.Error, ValueError) as error:
+            problem = f'Nova does not start with "{key} = {value}": {error}'
+            yield Finding(section, problem)
+
+
 def _pipelines(
     parser: configparser.RawConfigParser, apps: set[str]
 ) -> Iterator[tuple[str, str, list[str]]]:
-    """Section, key and words of each pipeline that ends in such an app."""
+    """Section, key and words of each pipeline that has such an app."""
     for section in parser.sections():
         for key, value in parser[section].items():
-            if words := value.split():
-                # Nova without Keystone, until Nova 31, is for tests only.
-                if words[-1] in apps and key not in ('use', '/', 'noauth2'):
-                    yield section, key, words
+            words = value.split()
+            # Nova without Keystone, until Nova 31, is for tests only.
+            if apps & {*words} and key not in ('use', '/', 'noauth2'):
+                yield section, key, words
 
 
 def _check_pipeline(
     section: str,
     key: str,
     words: list[str],
+    apps: set[str],
     name: str,
     contexts: set[str],
 ) -> Iterator[Finding]:
-    *filters, app = words
-    others = [word for word in filters if word != name]
+    (app, *_) = (word for word in words if word in apps)
+    others = [word for word in words if word not in (name, app)]
     line = f'{key} = {" ".join([*others, name, app])}'
-    if filters.count(name) != 1:
-        what = 'twice' if name in filters else 'not'
+    if words.count(name) != 1:
+        what = 'twice' if name in words else 'not'
         yield Finding(section, f'the filter is {what} in the pipeline', line)
-    elif not contexts & {*filters[: filters.index(name)]}:
-        if contexts & {*filters}:
-            problem = (
-                'the filter must stand behind the one that tells who asks'
-            )
-            yield Finding(section, problem, line)
-        else:
-            yield Finding(
-                section,
-                f'no filter has the factory {_CONTEXT}, so nobody says who '
-                'asks',
-            )
+    elif not contexts:
+        problem = f'no filter has the factory {_CONTEXT}'
+        yield Finding(section, f'{problem}, so nobody says who asks')
+    elif not contexts & {*words}:
+        problem = f'{" or ".join(sorted(contexts))} is not in the pipeline'
+        yield Finding(section, f'{problem}, so nobody says who asks')
+    elif not contexts & {*words[: words.index(name)]}:
+        problem = 'the filter must stand behind the one that tells who asks'
+        yield Finding(section, problem, line)
+    elif words[-2:] != [name, app]:
+        problem = f'the filter must stand right before {app}, the last word'
+        yield Finding(section, problem, line)

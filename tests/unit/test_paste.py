@@ -38,6 +38,28 @@ def test_nothing_is_said_of_what_is_right() -> None:
     assert paste.check(GOOD) == []
 
 
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        (
+            'use = egg:nova_ext#nova',
+            'paste.filter_factory = nova_ext.api.nova:filter_factory',
+        ),
+        ('ova\n', 'ova\nmax_microversion = 2.90\nconfig_file = /x\n'),
+        ('\n[composite', '[DEFAULT]\nany = thing\n[composite'),
+    ],
+)
+def test_what_does_as_well_is_right(old: str, new: str) -> None:
+    assert old in GOOD
+    assert paste.check(GOOD.replace(old, new, 1)) == []
+
+
+def test_without_a_filter_that_says_who_asks_none_can_be_named() -> None:
+    findings = paste.check(GOOD.replace('NovaKeystoneContext', 'Other'))
+    assert len(findings) == 2
+    assert all('no filter has the factory' in f.problem for f in findings)
+
+
 def test_a_pipeline_for_noauth2_may_stay_as_it_is() -> None:
     """Nova had one until 31, and uses it only in tests of its own."""
     older = GOOD.replace(
@@ -88,14 +110,35 @@ def test_the_lines_that_are_missing_are_those_that_mend_it() -> None:
             'authtoken keystonecontext legacy',
             'authtoken legacy',
             'composite:v2',
-            'nobody says who',
+            'keystonecontext is not in the pipeline',
+        ),
+        (
+            'keystonecontext legacy ours the_app',
+            'keystonecontext legacy the_app ours',
+            'composite:v2',
+            'right before the_app',
+        ),
+        # So that /v2 would have microversions.
+        (
+            'legacy ours the_app',
+            'ours legacy the_app',
+            'composite:v2',
+            'right before the_app',
+        ),
+        # With which Nova does not start.
+        ('ova\n', 'ova\nmax_version = 2.7\n', 'filter:ours', 'max_version'),
+        (
+            'ova\n',
+            'ova\nmax_microversion = 3.1\n',
+            'filter:ours',
+            'max_microversion = 3.1',
         ),
         ('APIRouterV21', 'Other', 'composite:osapi_compute', 'supported'),
     ],
 )
 def test_what_is_wrong_is_said(old, new, section, problem) -> None:  # type: ignore
     assert old in GOOD
-    (finding,) = paste.check(GOOD.replace(old, new))
+    (finding,) = paste.check(GOOD.replace(old, new, 1))
     assert finding.section == section
     assert problem in finding.problem
 

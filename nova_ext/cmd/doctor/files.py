@@ -27,7 +27,7 @@ def check_paste(path: pathlib.Path) -> Iterator[Finding]:
         mend = (
             f'in [{found.section}]: {found.line}'
             if found.line
-            else ('use the api-paste.ini that Nova ships')
+            else 'mend it, by the api-paste.ini that Nova ships'
         )
         yield wrong(subject, f'[{found.section}]: {found.problem}', mend)
     if not findings:
