@@ -213,6 +213,8 @@ class Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
     ) -> None:
         self.limits = limits
         self._free = threading.BoundedSemaphore(limits.connections)
+        if ':' in address[0]:
+            self.address_family = socket.AF_INET6
         super().__init__(address, Handler)
         self.set_app(application)
 

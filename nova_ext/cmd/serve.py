@@ -199,6 +199,8 @@ def _serve(conf: cfg.ConfigOpts, arguments: list[str]) -> int:
             daemon=True,
         ).start()
         host, port = server.server_address[:2]
+        if ':' in host:
+            host = f'[{host}]'
         print(f'Serving http://{host}:{port}/v2.1 for {uri}', flush=True)
         if not stopping.is_set():
             server.serve_forever()

@@ -75,16 +75,16 @@ class Served:
 
 @contextlib.contextmanager
 def _serving(
-    limits: http.Limits = LIMITS, **options: object
+    limits: http.Limits = LIMITS, host: str = '127.0.0.1', **options: object
 ) -> Iterator[Served]:
     with running_app({'nova_ext.auth_strategy': 'noauth', **options}) as app:
-        with http.Server(('127.0.0.1', 0), app, limits) as server:
+        with http.Server((host, 0), app, limits) as server:
             thread = threading.Thread(
                 target=server.serve_forever, kwargs={'poll_interval': 0.01}
             )
             thread.start()
             try:
-                yield Served(server.server_address)
+                yield Served(server.server_address[:2])
             finally:
                 server.shutdown()
                 thread.join()
@@ -104,6 +104,13 @@ def _line(path: str | bytes, method: bytes = b'DELETE') -> bytes:
 def test_a_request_of_before_is_answered_as_it_was(served: Served) -> None:
     assert served.ask(GOOD % LENGTH).status == 200
     assert len(RecordingAPI.calls) == 1
+
+
+def test_an_address_of_version_6_is_listened_on() -> None:
+    # Not ::1, which a container may lack; by :: both versions come in.
+    with _serving(host='::') as door:
+        local = Served(('127.0.0.1', door.address[1]))
+        assert local.ask(_line('/healthcheck', b'GET'), 'GET').status == 200
 
 
 @pytest.mark.parametrize(
