@@ -123,7 +123,7 @@ class Started:
             {
                 f'{packages}/wsgi.py': file,
                 packages: os.path.dirname(file),
-                'user=nova_ext group=nova_ext ': '',
+                'user=nova_ext_api group=nova_ext_api ': '',
                 'python-home=/opt/nova_ext': f'python-home={sys.prefix} '
                 f'python-path={ROOT}',
                 '8774': str(port),

@@ -131,8 +131,9 @@ FIGURES = {
         '`` 13 of 32': 'tox -e weaknesses',
     },
     'deployment.rst': {
-        'mode 0750 or less': 'tox -e unprivileged',
+        'mode 0711, since the API': 'tox -e units',
         '`` 0640, since a password': 'tox -e unprivileged',
+        '`` 0640, with': 'tox -e units',
         'ends with 1 if something is': 'tests/unit/test_doctor.py',
     },
     'fleet.rst': {

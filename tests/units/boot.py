@@ -2,8 +2,8 @@
 """Become systemd, as the first process of a machine that is none.
 
 Run by ``python -m``, in namespaces of its own for mounts, processes and
-control groups, with a directory in which are units, ``agent.conf`` and
-``state``, and with the ids of the groups of libvirt and of the share.
+control groups, with a directory in which are units, ``agent.conf``,
+``api.conf`` and ``state``, and with the ids of the groups of libvirt and of the share.
 Nothing of the host is changed: what is written to lies in memory, but for
 ``state``.
 """
@@ -77,6 +77,10 @@ def _files(directory: pathlib.Path) -> str:
     conf.parent.mkdir(exist_ok=True)
     shutil.copy(directory / 'agent.conf', conf)
     shutil.chown(conf, 'root', 'nova_ext')
+    conf.chmod(0o640)
+    conf = conf.with_name('api.conf')
+    shutil.copy(directory / 'api.conf', conf)
+    shutil.chown(conf, 'root', 'nova_ext_api')
     conf.chmod(0o640)
     return str(units)
 

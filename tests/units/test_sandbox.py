@@ -65,18 +65,21 @@ class UnitHost(Host):
         groups = super().configuration()
         groups['DEFAULT']['log_file'] = f'{STATE}/agent.log'
         groups['nova_ext_agent']['state_dir'] = STATE
-        groups['nova_ext'] = {'auth_strategy': 'noauth'}
+        groups['nova_ext_agent']['socket_group'] = 'nova_ext_socket'
         return groups
 
     def start_agent(self, wait: bool = True) -> None:
         boot = self.state.parent
         boot.chmod(0o755)
         api = _unit('nova-ext-api', 'gunicorn')
-        assert '0.0.0.0:8774' in api
-        api = api.replace('0.0.0.0:8774', f'127.0.0.1:{self.port}')
+        assert '127.0.0.1:8774' in api
+        api = api.replace('127.0.0.1:8774', f'127.0.0.1:{self.port}')
         (boot / 'nova-ext-api.service').write_text(api)
         (boot / UNIT).write_text(_unit())
         write_config(boot / 'agent.conf', self.configuration())
+        write_config(
+            boot / 'api.conf', {'nova_ext': {'auth_strategy': 'noauth'}}
+        )
         here = _control_group()
         here.mkdir(exist_ok=True)
         assert self.user is not None
@@ -211,6 +214,32 @@ def test_the_api_reaches_the_agent(host: UnitHost) -> None:
     url = f'http://127.0.0.1:{host.port}/healthcheck'
     with urllib.request.urlopen(url, timeout=30) as answer:
         assert b'0 jobs under way' in answer.read()
+
+
+def test_the_api_can_do_nothing_else_on_the_host(host: UnitHost) -> None:
+    api = 'nova-ext-api.service'
+    wait_until(lambda: host.property('SubState', api) == 'running', host)
+    said = {}
+    for unit in (UNIT, api):
+        pid = host.property('MainPID', unit)
+        status = host.inside('cat', f'/proc/{pid}/status')
+        said[unit] = dict(re.findall(r'^(\w+):\s+(.*)$', status, re.M))
+    # As real, effective, saved and of the file system.
+    assert not {*said[UNIT]['Uid'].split()} & {*said[api]['Uid'].split()}
+    groups = {unit: {*said[unit]['Groups'].split()} for unit in said}
+    assert str(_libvirt_group()) in groups[UNIT]
+    assert str(_libvirt_group()) not in groups[api]
+
+    def read(user: str, path: str) -> str:
+        who = ('--reuid', user, '--regid', user, '--init-groups')
+        return host.inside('setpriv', *who, 'cat', path)
+
+    agent_s, api_s = (f'/etc/nova_ext/{n}.conf' for n in ('nova_ext', 'api'))
+    assert read('nova_ext', agent_s) and read('nova_ext_api', api_s)
+    assert not read('nova_ext_api', agent_s) + read('nova_ext', api_s)
+    assert not read('nova_ext_api', f'{STATE}/agent.log')
+    assert read('nova_ext', f'{STATE}/journal.sqlite')
+    assert not read('nova_ext_api', f'{STATE}/journal.sqlite')
 
 
 def test_systemd_reloads_and_stops_it(host: UnitHost) -> None:
