@@ -138,13 +138,14 @@ class Started:
         port = free_port()
         text = sample(
             'apache-routing.conf',
-            {'127.0.0.1:8774': ours, '127.0.0.1:8775': other},
+            {'127.0.0.1:8774': ours, '127.0.0.1:8780': other},
         )
         text = (
             f'Listen 127.0.0.1:{port}\n<VirtualHost *:{port}>\n{text}'
             '</VirtualHost>\n'
         )
-        return self._apache('apache', ['proxy', 'proxy_http'], text, port)
+        modules = ['headers', 'proxy', 'proxy_http', 'rewrite']
+        return self._apache('apache', modules, text, port)
 
     def _apache(
         self,
@@ -172,7 +173,7 @@ class Started:
         port = free_port()
         text = sample(
             'nginx-routing.conf',
-            {'127.0.0.1:8774': ours, '127.0.0.1:8775': other},
+            {'127.0.0.1:8774': ours, '127.0.0.1:8780': other},
         )
         temporary = ''.join(
             f'{kind}_temp_path {self._directory}/{kind};\n'

@@ -3,9 +3,9 @@
 
 Run by ``python -m``, in namespaces of its own for mounts, processes and
 control groups, with a directory in which are units, ``agent.conf``,
-``api.conf`` and ``state``, and with the ids of the groups of libvirt and of the share.
-Nothing of the host is changed: what is written to lies in memory, but for
-``state``.
+``api.conf`` and ``state``, and with the ids of the groups of libvirt and of
+the share. Nothing of the host is changed: what is written to lies in memory,
+but for ``state``.
 """
 
 from __future__ import annotations
