@@ -74,11 +74,11 @@ NOT_RUN = {
     ): 'logs of a cloud; tests/integration/test_request_ids.py finds its ids',
     (
         'follow.rst',
-        'grep REQUEST_ID /var/log/nova_ext/api.log',
+        'journalctl -u nova-ext-api | grep REQUEST_ID',
     ): 'logs of a cloud; tests/integration/test_request_ids.py finds its ids',
     (
         'follow.rst',
-        'grep REQUEST_ID /var/log/nova_ext/agent.log',
+        'journalctl -u nova-ext-agent | grep REQUEST_ID',
     ): 'logs of a cloud; tests/integration/test_request_ids.py finds its ids',
     (
         'follow.rst',
