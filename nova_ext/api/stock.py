@@ -16,6 +16,7 @@ import oslo_context.context
 import webob
 from oslo_config import cfg
 from oslo_middleware import cors, http_proxy_to_wsgi, request_id, sizelimit
+from oslo_middleware.healthcheck import opts as healthcheck_opts
 
 from nova_ext.api import router, wsgi
 
@@ -116,7 +117,13 @@ class RequestId(request_id.RequestId):
 
 
 def set_defaults() -> None:
-    """CORS defaults that a browser client of the Compute API needs."""
+    """CORS for a browser client of the Compute API, and a file that takes this
+    service out, without which each look at /healthcheck is a warning.
+    """
+    cfg.set_defaults(
+        healthcheck_opts.DISABLE_BY_FILE_OPTS,
+        disable_by_file_path='/etc/nova_ext/healthcheck_disable',
+    )
     cors.set_defaults(
         allow_headers=[
             'X-Auth-Token',

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest import mock
 
 import pytest
 import webob
@@ -226,3 +227,29 @@ def test_without_authentication_no_header_makes_a_caller_local() -> None:
             },
         )
         assert request.get_response(app.load(conf)).status_int == 403
+
+
+def test_a_file_takes_the_service_out_and_its_absence_is_no_warning(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        configured({'nova_ext.auth_strategy': 'noauth'}) as conf,
+        mock.patch.object(compute, 'load', autospec=True) as load,
+    ):
+        load.side_effect = RecordingAPI
+        service = app.load(conf)
+        probe = webob.Request.blank('/healthcheck')
+        assert probe.get_response(service).status_int == 200
+        assert not [r for r in caplog.records if r.levelname != 'INFO']
+        path = conf.healthcheck.disable_by_file_path
+        assert path == '/etc/nova_ext/healthcheck_disable'
+        conf.set_override('disable_by_file_path', str(tmp_path), 'healthcheck')
+        probe = webob.Request.blank('/healthcheck')
+        try:
+            answer = probe.get_response(service)
+        finally:
+            conf.clear_override('disable_by_file_path', 'healthcheck')
+        assert (answer.status_int, answer.text.split('\n')[0]) == (
+            503,
+            'DISABLED BY FILE',
+        )
