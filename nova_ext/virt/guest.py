@@ -207,6 +207,7 @@ class Guest:
         # NOTE: libvirt has no call for it. A resize to the size that it has
         # changes nothing, and QEMU writes out its caches of an image to make
         # new ones (since 3.1); the guest need not run, and is not stopped.
+        # A resize of somebody else between the two calls would be undone.
         size = self._call(self._domain.blockInfo, target, 0)[0]
         flags = libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES
         self._call(self._domain.blockResize, target, size, flags)
