@@ -34,7 +34,12 @@ _WATCH_SECONDS = 1.0
 # As a shell has it: 128 and the number of SIGINT.
 _INTERRUPTED = 130
 _JSON = 'as a document for scripts'
-_MOVING = ('PENDING', 'RUNNING', 'VERIFYING', 'REFRESHING')
+_MOVING = (
+    *('PENDING', 'RUNNING', 'VERIFYING', 'REFRESHING', 'REPORTING'),
+    'CONFIRMING',
+)
+# Those of the journal's database.
+_LAST_ID = (1 << 63) - 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     for verb, text in (
         ('list', 'those that are not over, or need you'),
         ('show', 'one, with all that is known of it'),
-        ('watch', 'how far a merge is, until it is over'),
+        (
+            'watch',
+            'how far a merge is, until it is over; exit status 1 if it did '
+            'not succeed',
+        ),
         ('cancel', 'end a merge; the snapshot must be deleted again'),
         ('limit', 'change how fast a merge may be'),
         ('retry', 'try now, or once more, what Cinder did not take note of'),
@@ -82,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         add[verb] = _described(verbs, verb, text)
         add[verb].add_argument('--json', action='store_true', help=_JSON)
         if verb != 'list':
-            add[verb].add_argument('job_id', type=int, help='as in the list')
+            add[verb].add_argument(
+                'job_id', type=_job_id, help='as in the list'
+            )
     add['list'].add_argument(
         '--all', action='store_true', help='those that are over, too'
     )
@@ -91,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
         '--yes', action='store_true', help='do it, and not only say whether'
     )
     return parser
+
+
+def _job_id(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) <= _LAST_ID):
+        raise argparse.ArgumentTypeError(f'{text} is not a number of the list')
+    return int(text)
 
 
 def _described(
@@ -177,7 +194,7 @@ def _run(api: agent.ComputeAPI, options: argparse.Namespace) -> int:
             print(f'{key}: {value}')
     else:
         print(_line(job))
-    return 0
+    return 1 if options.verb == 'watch' and not _is_done(job) else 0
 
 
 def _roll_back(ask: Callable[..., Any], options: argparse.Namespace) -> int:

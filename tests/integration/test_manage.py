@@ -56,7 +56,7 @@ def test_jobs_are_seen_slowed_and_ended(libvirtd: PrivateLibvirtd) -> None:
         assert info['bandwidth'] == 3
         manage(share.host, 'limit', number, 1)
         manage(share.host, 'cancel', number)
-        out, _ = manage(share.host, 'watch', number)
+        out, _ = manage(share.host, 'watch', number, status=1)
         assert 'operator cancelled it' in out
         merge.end()
         assert merge.error is not None
@@ -65,7 +65,7 @@ def test_jobs_are_seen_slowed_and_ended(libvirtd: PrivateLibvirtd) -> None:
         # It is deleted again, and then all is well.
         share.host.double.set_snapshot(merge.snapshot_id, 'available')
         share.delete(merge.snapshot_id)
-        assert _json(share, 'watch', number)['state'] == 'FAILED'
+        assert _json(share, 'show', number)['state'] == 'FAILED'
         out, _ = manage(share.host, 'show', number + 1)
         assert 'DONE' in out or 'CONFIRMING' in out
         share.assert_nothing_lost()
