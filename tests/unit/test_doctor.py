@@ -39,6 +39,10 @@ SELINUX = (
     'scontext=system_u:system_r:svirt_t:s0:c1,c2 '
     'tcontext=system_u:object_r:nfs_t:s0 tclass=file permissive=0\n'
 )
+# That of a file which was looked up already.
+SELINUX_OPEN = SELINUX.replace('read write', 'open').replace(
+    f'name="volume-{VOLUME}.s"', f'path="{NAME}"'
+)
 CINDER = """
 [DEFAULT]
 enabled_backends = nfs, lvm
@@ -115,7 +119,11 @@ paste.app_factory = nova.api.openstack.compute:APIRouterV21.factory
 
 @pytest.mark.parametrize(
     ('line', 'mend'),
-    [(APPARMOR, '"/mnt/share/** rwk,"'), (SELINUX, 'virt_use_nfs')],
+    [
+        (APPARMOR, '"/mnt/share/** rwk,"'),
+        (SELINUX, 'virt_use_nfs'),
+        (SELINUX_OPEN, 'virt_use_nfs'),
+    ],
 )
 def test_a_denial_is_seen(
     tmp_path: pathlib.Path, line: str, mend: str

@@ -20,7 +20,9 @@ _TAIL = 4 << 20
 _APPARMOR = re.compile(
     r'apparmor="DENIED".* profile="libvirt-[^"]*" name="(?P<name>[^"]*)"'
 )
-_SELINUX = re.compile(r'avc: +denied .* name="(?P<name>[^"]*)".*:svirt_')
+_SELINUX = re.compile(
+    r'avc: +denied .* (?:name|path)="(?P<name>[^"]*)".*:svirt_'
+)
 
 
 def check(volumes: Iterable[str], logs: Sequence[str] = LOGS) -> list[Finding]:
