@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import http.client
 import inspect
 import pathlib
 import re
@@ -113,6 +114,20 @@ def test_what_the_api_itself_says_is_there() -> None:
         said |= _calls(f'api/{path}.py', {'HTTPFault', 'Fault', 'wsgi.Fault'})
     assert len(said) > 10
     assert said - _literals(PAGE) == set()
+
+
+def test_what_the_server_itself_says_is_there() -> None:
+    page = _literals(STATUSES['Of nova-ext-serve itself'])
+    said = _calls('cmd/http.py', {'wsgi.Fault'})
+    assert said == {
+        '{}. Nothing was done.',
+        'There are too many connections; try again.',
+    }
+    said |= _returned('cmd/http.py') - {''}
+    # Those of the library, for lines that are no request.
+    said |= {http.client.responses[code] for code in (400, 408, 414, 431, 505)}
+    assert len(said) > 15
+    assert said - page == set()
 
 
 def test_why_an_overlay_is_refused_is_there() -> None:
