@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from tests.nova.client import SNAPSHOT, Client, merge_info
+from tests.nova.client import PATH, SNAPSHOT, Client, merge_info
 
 if TYPE_CHECKING:
     # Imported before pytest_plugins are, it would bring a warning.
@@ -341,6 +341,9 @@ def test_w18_bodies_that_break_the_parser(body: bytes, client: Client) -> None:
 
 def test_w20_messages_that_say_little(client: Client) -> None:
     _assert_refused(client.delete({}), "'volume_id'")
+    answer = client.send('DELETE', f'/v2.1{PATH}/any')
+    _assert_refused(answer, "'delete_info'")
+    assert 'required' not in answer.text
     answer = client.delete('')
     _assert_refused(answer, 'Expecting value: line 1 column 1 (char 0)')
 
