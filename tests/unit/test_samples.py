@@ -31,6 +31,15 @@ def test_each_sample_is_installed() -> None:
     assert set(installed.split()) == there - made
 
 
+@pytest.mark.parametrize('name', ['genconfig', 'genpolicy'])
+def test_a_sample_is_made_where_tox_says(name: str) -> None:
+    section = _read(ROOT / 'tox.ini')[f'testenv:{name}']
+    words = section['commands'].split()
+    made = words[words.index('--output-file') + 1]
+    assert made == section['description']
+    assert SAMPLES == (ROOT / made).parent
+
+
 def test_the_units_start_what_is_installed() -> None:
     setup = _read(ROOT / 'setup.cfg')['options.entry_points']
     agent = _read(SAMPLES / 'nova-ext-agent.service')['Service']
