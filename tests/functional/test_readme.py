@@ -13,6 +13,8 @@ from unittest import mock
 
 import pytest
 import webob
+from keystonemiddleware import auth_token
+from oslo_config import cfg
 from paste import deploy
 
 from nova_ext.compute import api as compute
@@ -119,3 +121,23 @@ def test_the_samples_are_made_by_the_commands_of_the_readme(
         assert word in text
     # Nothing is set by it before an operator says so.
     assert re.findall(r'^(?!#|\[|$).*', text, re.MULTILINE) == []
+
+
+def test_keystone_s_part_of_the_readme_lacks_nothing(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (text,) = (
+        block.text
+        for block in pages.blocks()
+        if block.page == 'README.rst' and '[keystone_authtoken]' in block.text
+    )
+    path = tmp_path / 'nova_ext.conf'
+    path.write_text(text)
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[str(path)])
+    auth_token.AuthProtocol(my_app, {'oslo_config_config': conf})
+    warnings = [
+        r.getMessage() for r in caplog.records if r.levelname != 'INFO'
+    ]
+    # How tokens are cached is a matter of taste.
+    assert [w for w in warnings if 'memcache' not in w] == []
