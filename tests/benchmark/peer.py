@@ -8,9 +8,9 @@ Run by the Python of a virtualenv, never imported by us:
 KIND is the name of a function below; of configuration files the environment
 variables of each tell. A line on standard output says what loading has cost.
 Each line on standard input names a method of Requests and orders requests, and
-is answered by a line with what that returns. Nothing listens here: WSGI applications are called. A WSGI
-server takes `application` instead, of the kind that NOVA_EXT_BENCHMARK names.
-What is compared with what is not here.
+is answered by a line with what that returns. Nothing listens here: WSGI
+applications are called. A WSGI server takes `application` instead, of the kind
+that NOVA_EXT_BENCHMARK names. What is compared with what is not here.
 """
 
 import cProfile
