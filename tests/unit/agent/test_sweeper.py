@@ -206,19 +206,27 @@ def test_a_stop_waits_for_steps_and_begins_none(
     assert steps.nothing_is_asked()
 
 
-def test_one_that_is_added_while_another_ends_stays(
-    swept: Sweeper, steps: Steps
-) -> None:
+def test_one_that_is_added_while_another_ends_stays() -> None:
     """As an operator does who has a job tried again."""
-    swept.add(_run(action=Action.NOTHING))
-    old = steps.next()
+    begun, added = threading.Event(), threading.Event()
+
+    def step(run: Run) -> float | None:
+        if run.action is not Action.NOTHING:
+            return 60.0
+        begun.set()
+        assert added.wait(TIMEOUT)
+        return None
+
+    made = Sweeper(step)
+    made.start()
+    made.add(_run(action=Action.NOTHING))
+    assert begun.wait(TIMEOUT)
     new = _run()
-    swept.add(new)
-    steps.answer(old, None)
-    assert steps.next() is new
-    assert swept.get(1) is new
-    steps.answer(new, None)
-    assert _gone(swept, 1)
+    made.add(new)
+    added.set()
+    # It waits for the steps that are under way.
+    made.stop()
+    assert made.get(1) is new
 
 
 def test_it_goes_on_where_no_thread_could_be_started(
