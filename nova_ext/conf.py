@@ -352,6 +352,16 @@ def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
     ]
 
 
+def override(conf: cfg.ConfigOpts, name: str, value: str) -> None:
+    """Set what the section of the filter in Nova's paste file says.
+
+    :param name: of an option of ``[nova_ext]`` or ``[nova_ext_nova]``
+    :raises: oslo_config.cfg.Error, ValueError
+    """
+    group = NOVA_GROUP if name in conf.nova_ext_nova else API_GROUP
+    conf.set_override(name, value, group=group.name)
+
+
 def setup(
     conf: cfg.ConfigOpts,
     argv: Sequence[str],

@@ -94,8 +94,5 @@ def _configure(
     )
     nova_ext_conf.name_exposed_files(conf)
     for name, value in options.items():
-        guards = name in conf.nova_ext_nova
-        conf.set_override(
-            name, value, group='nova_ext_nova' if guards else 'nova_ext'
-        )
+        nova_ext_conf.override(conf, name, value)
     return conf

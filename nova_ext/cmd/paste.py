@@ -105,7 +105,7 @@ def _check_options(
         if (key, value) in _OURS or key in {'config_file', *parser.defaults()}:
             continue
         try:
-            conf.set_override(key, value, group='nova_ext')
+            nova_ext_conf.override(conf, key, value)
         except (cfg.Error, ValueError) as error:
             problem = f'Nova does not start with "{key} = {value}": {error}'
             yield Finding(section, problem)

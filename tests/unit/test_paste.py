@@ -46,6 +46,7 @@ def test_nothing_is_said_of_what_is_right() -> None:
             'paste.filter_factory = nova_ext.api.nova:filter_factory',
         ),
         ('ova\n', 'ova\nmax_microversion = 2.90\nconfig_file = /x\n'),
+        ('ova\n', 'ova\nrefuse_suspended = false\n'),
         ('\n[composite', '[DEFAULT]\nany = thing\n[composite'),
     ],
 )
@@ -127,6 +128,7 @@ def test_the_lines_that_are_missing_are_those_that_mend_it() -> None:
         ),
         # With which Nova does not start.
         ('ova\n', 'ova\nmax_version = 2.7\n', 'filter:ours', 'max_version'),
+        ('ova\n', 'ova\nfence = no\n', 'filter:ours', 'fence = no'),
         (
             'ova\n',
             'ova\nmax_microversion = 3.1\n',
