@@ -42,8 +42,8 @@ class Index:
         # How often all was to be read anew, and for which time it was.
         self._wanted, self._done = 1, 0
         self._reading = threading.Lock()
-        # When the one did that is under way.
-        self._began = math.inf
+        # When the one did that is under way, or read a guest last.
+        self._moved = math.inf
 
     def touch(self, uuid: str) -> None:
         """Something happened to a guest; from any thread, and at once."""
@@ -69,22 +69,20 @@ class Index:
     def update(self, whole: bool = False) -> bool:
         """Read what has happened since, or all; whether that was done.
 
-        It is not if it takes longer than ``PATIENCE_SECONDS``, and then goes
-        on: until it ends nobody waits for it.
+        It is not if one guest takes longer than ``PATIENCE_SECONDS``, and then
+        goes on: until it does nobody waits for it.
 
         :raises: what reading raised
         """
         if not whole and self._is_fresh() and not self._reading.locked():
             return True
-        now = time.monotonic()
-        left = min(now, self._began) + PATIENCE_SECONDS - now
-        if not self._reading.acquire(timeout=max(0.0, left)):
+        if not self._waited(lambda left: self._reading.acquire(timeout=left)):
             return False
         if not whole and self._is_fresh():
             self._reading.release()
             return True
         reading = self._start(_Reading(whole))
-        if not reading.done.wait(PATIENCE_SECONDS):
+        if not self._waited(reading.done.wait):
             LOG.warning(
                 'libvirt has not answered for %d s what %s has; volumes that '
                 'came to this host since then are not found',
@@ -96,12 +94,22 @@ class Index:
             raise reading.error
         return True
 
+    def _waited(self, wait: Callable[[float], bool]) -> bool:
+        """Wait as long as there is a reader that gets on; whether it came."""
+        while True:
+            now = time.monotonic()
+            left = min(now, self._moved) + PATIENCE_SECONDS - now
+            if wait(max(0.0, left)):
+                return True
+            if left <= 0:
+                return False
+
     def _is_fresh(self) -> bool:
         return self._done == self._wanted and not self._stale
 
     def _start(self, reading: _Reading) -> _Reading:
         """Begin; whoever calls it has the lock, and gives it away."""
-        self._began = time.monotonic()
+        self._moved = time.monotonic()
         # NOTE: a thread, since a call that hangs can't be taken back, and
         # daemonic, so that it can't keep the process from ending.
         thread = threading.Thread(
@@ -115,7 +123,7 @@ class Index:
         return reading
 
     def _end(self) -> None:
-        self._began = math.inf
+        self._moved = math.inf
         self._reading.release()
 
     def _read(self, reading: _Reading) -> None:
@@ -126,6 +134,7 @@ class Index:
                 uuid = self._stale.pop()
                 reading.about = f'instance {uuid}'
                 self._learn(uuid, self._read_one(uuid))
+                self._moved = time.monotonic()
         except Exception as error:
             reading.error = error
             self._wanted += 1
@@ -138,9 +147,11 @@ class Index:
         # NOTE: of what happens from now on there is a touch.
         self._done = 0
         self._stale.clear()
-        serials = dict(self._read_all())
+        serials: dict[str, frozenset[str]] = {}
         holders: dict[str, set[str]] = {}
-        for uuid, found in serials.items():
+        for uuid, found in self._read_all():
+            self._moved = time.monotonic()
+            serials[uuid] = found
             for serial in found:
                 holders.setdefault(serial, set()).add(uuid)
         with self._lock:

@@ -78,6 +78,21 @@ def test_after_a_loss_or_an_error_all_are_read_anew(
     assert known.serials() == {'v4'}
 
 
+def test_many_are_waited_for_as_long_as_they_answer(guests: Guests) -> None:
+    names = [str(number) for number in range(8)]
+
+    def slowly() -> Iterator[tuple[str, frozenset[str]]]:
+        for name in names:
+            time.sleep(0.1)
+            yield name, frozenset({name})
+
+    made = index.Index(slowly, guests.one)
+    with mock.patch.object(index, 'PATIENCE_SECONDS', 0.3):
+        made.outdate()
+        assert made.update()
+    assert made.serials() == {*names}
+
+
 def test_what_hangs_is_waited_for_once(
     guests: Guests, known: index.Index
 ) -> None:
