@@ -50,10 +50,12 @@ def _start_events() -> None:
         _started = True
 
 
-def _run_events() -> None:
+def _run_events(
+    run: Callable[[], object] = libvirt.virEventRunDefaultImpl,
+) -> None:
     while True:
         try:
-            libvirt.virEventRunDefaultImpl()
+            run()
         except libvirt.libvirtError as error:
             # NOTE: without this thread a lost connection is never noticed.
             LOG.error('An event of libvirt could not be handled: %s', error)

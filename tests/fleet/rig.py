@@ -327,6 +327,11 @@ class StillMerge:
         share.host.arm(crash_plan.Plan(bandwidth=1))
         self.cinder = Attempt(share.delete, self.snapshot_id)
         share.host.wait_passed('after pull')
+        # Else the answer may be on its way yet.
+        deadline = time.monotonic() + 30
+        while share.front.calls[-1].status is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         share.host.post.disarm()
         assert guest.domain.blockJobInfo(guest.target)
 
