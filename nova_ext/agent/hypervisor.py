@@ -237,12 +237,8 @@ class Hypervisor:
         """
         try:
             described = self._host.described(job.instance_id)
-            if (
-                described is not None
-                and self.quiesce_mode != quiesce.NEVER
-                and described[1].agent == 'connected'
-            ):
-                described[0].thaw()
+            if described is not None:
+                quiesce.thaw(*described, self.quiesce_mode, self.freeze_limit)
         except exception.NovaExtException as error:
             LOG.warning('Cannot thaw %s: %s', agent_job.describe(job), error)
 

@@ -51,19 +51,18 @@ def quiesced(
 
     :raises: :class:`nova_ext.exception.GuestAgentRequired`
     """
-    if mode == NEVER or domain.agent != 'connected':
+    if not _is_asked(domain, mode):
         yield
         return
     try:
-        frozen.limit_agent(max(1, int(limit)))
-        frozen.freeze()
+        frozen.freeze(_whole(limit))
     except exception.HypervisorError as error:
         if 'frozen' in str(error):
             LOG.info('Instance %s is frozen already', frozen.uuid)
             yield
             return
         # NOTE: a freeze that was not answered may still happen.
-        _thaw(frozen)
+        _thaw(frozen, limit)
         if mode == REQUIRED:
             raise exception.GuestAgentRequired(
                 instance_id=frozen.uuid, reason=str(error)
@@ -75,18 +74,37 @@ def quiesced(
         )
         yield
         return
-    watchdog = threading.Timer(limit, _thaw, [frozen])
+    watchdog = threading.Timer(limit, _thaw, [frozen, limit])
     watchdog.daemon = True
     try:
         watchdog.start()
         yield
     finally:
         watchdog.cancel()
-        _thaw(frozen)
+        _thaw(frozen, limit)
 
 
-def _thaw(frozen: guest.Guest) -> None:
+def thaw(
+    frozen: guest.Guest, domain: chain.Domain, mode: str, limit: float
+) -> None:
+    """Thaw what another process may have left frozen.
+
+    A failure to is only logged.
+    """
+    if _is_asked(domain, mode):
+        _thaw(frozen, limit)
+
+
+def _is_asked(domain: chain.Domain, mode: str) -> bool:
+    return mode != NEVER and domain.agent == 'connected'
+
+
+def _whole(limit: float) -> int:
+    return max(1, int(limit))
+
+
+def _thaw(frozen: guest.Guest, limit: float) -> None:
     try:
-        frozen.thaw()
+        frozen.thaw(_whole(limit))
     except exception.NovaExtException as error:
         LOG.warning('Instance %s could not be thawed: %s', frozen.uuid, error)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 from xml.etree import ElementTree  # noqa: S405 (only written here)
 
@@ -114,8 +114,6 @@ class Guest:
         self._uri = uri
         self.uuid: str = domain.UUIDString()
         self._agent = threading.Lock()
-        self._agent_seconds = 0
-        self._limited = False
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:
         return call(self._uri, self._domain.connect(), function, *args)
@@ -247,42 +245,35 @@ class Guest:
         flags = libvirt.VIR_DOMAIN_DESTROY_GRACEFUL
         self._call(self._domain.destroyFlags, flags)
 
-    def limit_agent(self, seconds: int) -> None:
-        """Bound how long one answer of the guest agent is waited for, until
-        the guest is thawed or was not frozen.
+    def freeze(self, seconds: int) -> None:
+        """Freeze the guest's file systems, by its agent.
+
+        :param seconds: for which an answer of the agent is waited for
         """
-        with self._agent:
-            self._agent_seconds = seconds
-            self._limit(seconds)
-
-    def freeze(self) -> None:
-        """Freeze the guest's file systems, by its agent."""
-        try:
+        with self._agent_limited(seconds):
             self._call(self._domain.fsFreeze)
-        except exception.NovaExtException:
-            with self._agent:
-                self._unlimit()
-            raise
 
-    def thaw(self) -> None:
-        """Thaw the guest's file systems; harmless if none is frozen."""
-        # NOTE: two may do so at a time, and neither is to wait without end.
+    def thaw(self, seconds: int) -> None:
+        """Thaw the guest's file systems; harmless if none is frozen.
+
+        :param seconds: for which an answer of the agent is waited for
+        """
+        with self._agent_limited(seconds):
+            self._call(self._domain.fsThaw)
+
+    @contextlib.contextmanager
+    def _agent_limited(self, seconds: int) -> Iterator[None]:
+        # NOTE: the limit is the guest's, and would hold for what Nova asks,
+        # too; and two may thaw at a time, of whom neither is to take it away
+        # from the other.
         with self._agent:
-            if self._agent_seconds and not self._limited:
-                with contextlib.suppress(exception.NovaExtException):
-                    self._limit(self._agent_seconds)
+            self._call(self._domain.agentSetResponseTimeout, seconds, 0)
             try:
-                self._call(self._domain.fsThaw)
+                yield
             finally:
-                self._unlimit()
-
-    def _limit(self, seconds: int) -> None:
-        self._call(self._domain.agentSetResponseTimeout, seconds, 0)
-        self._limited = True
-
-    def _unlimit(self) -> None:
-        # NOTE: it is the guest's, and would hold for what Nova asks, too.
-        if self._limited:
-            with contextlib.suppress(exception.NovaExtException):
-                self._limit(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK)
-            self._limited = False
+                with contextlib.suppress(exception.NovaExtException):
+                    self._call(
+                        self._domain.agentSetResponseTimeout,
+                        libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK,
+                        0,
+                    )

@@ -59,6 +59,7 @@ def _run_events(
         except libvirt.libvirtError as error:
             # NOTE: without this thread a lost connection is never noticed.
             LOG.error('An event of libvirt could not be handled: %s', error)
+            # The next may fail at once, and so on.
             time.sleep(_EVENT_PAUSE_SECONDS)
 
 

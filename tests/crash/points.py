@@ -65,7 +65,7 @@ READS = {
     },
     'nova_ext.virt.guest:Guest': {
         *('describe', 'state', 'has_managed_save', 'has_job'),
-        *('is_occupied', 'block_job', 'limit_agent', 'stored'),
+        *('is_occupied', 'block_job', 'stored'),
     },
     'nova_ext.virt.host:Host': {
         *('close', 'connect', 'guest', 'attachments', 'volumes'),

@@ -101,20 +101,17 @@ def test_nova_waits_for_the_guest_agent_as_it_did() -> None:
         domain.reset_mock()
         return calls
 
-    found.limit_agent(7)
-    found.freeze()
-    assert asked() == [limit, mock.call.fsFreeze()]
-    found.thaw()
-    assert asked() == [mock.call.fsThaw(), unlimit]
-    # Whoever froze it thaws it once more, perhaps.
+    found.freeze(7)
+    assert asked() == [limit, mock.call.fsFreeze(), unlimit]
+    found.thaw(7)
+    assert asked() == [limit, mock.call.fsThaw(), unlimit]
     domain.fsThaw.side_effect = libvirt.libvirtError('no answer')
     with pytest.raises(exception.HypervisorError):
-        found.thaw()
+        found.thaw(7)
     assert asked() == [limit, mock.call.fsThaw(), unlimit]
     domain.fsFreeze.side_effect = libvirt.libvirtError('it is frozen')
-    found.limit_agent(7)
     with pytest.raises(exception.HypervisorError):
-        found.freeze()
+        found.freeze(7)
     assert asked() == [limit, mock.call.fsFreeze(), unlimit]
 
 

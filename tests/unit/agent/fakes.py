@@ -124,14 +124,11 @@ class Guest:
     def cancel(self, target: str) -> None:
         self._called('cancel', target)
 
-    def limit_agent(self, seconds: int) -> None:
-        self._called('limit_agent', seconds)
+    def freeze(self, seconds: int) -> None:
+        self._called('freeze', seconds)
 
-    def freeze(self) -> None:
-        self._called('freeze')
-
-    def thaw(self) -> None:
-        self._called('thaw')
+    def thaw(self, seconds: int) -> None:
+        self._called('thaw', seconds)
 
     def _called(self, *call: Any) -> None:
         self.calls.append(call)

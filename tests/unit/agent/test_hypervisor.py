@@ -87,7 +87,7 @@ def test_the_guest_is_frozen_for_the_switch_only(
     with pytest.raises(exception.HypervisorError, match='no space'):
         hypervisor.start(jobs.create(**HERE))
     assert [name for name, *_ in guest.calls] == [
-        *('limit_agent', 'freeze', 'snapshot', 'thaw')
+        *('freeze', 'snapshot', 'thaw')
     ]
     guest.calls.clear()
     hypervisor.start(jobs.delete(**HERE))
@@ -340,7 +340,7 @@ def test_a_guest_that_may_be_frozen_is_thawed(
     made = Hypervisor(host, image.Files(5.0), mode, 10.0, 0)  # type: ignore[arg-type]
     made.thaw(jobs.create(**HERE))
     asked = (mode, agent) == ('auto', 'connected')
-    assert guest.calls == ([('thaw',)] if asked else [])
+    assert guest.calls == ([('thaw', 10)] if asked else [])
     # What cannot be asked is asked no more than that.
     guest.errors['thaw'] = fakes.refusal()
     made.thaw(jobs.create(**HERE))
