@@ -19,6 +19,7 @@ import libvirt
 
 from nova_ext import exception
 from nova_ext.virt import chain, stand_in
+from nova_ext.virt import connection as virt_connection
 
 T = TypeVar('T')
 
@@ -45,44 +46,6 @@ class BlockJob:
 
     cur: int
     end: int
-
-
-def call(
-    uri: str,
-    connection: libvirt.virConnect,
-    function: Callable[..., T],
-    *args: Any,
-) -> T:
-    """``function(*args)`` with libvirt's errors made ours.
-
-    :param uri: for the message
-    :raises: :class:`nova_ext.exception.HypervisorUnavailable` if the
-        connection is lost, so that nothing can be known;
-        :class:`nova_ext.exception.HypervisorError` otherwise
-    """
-    try:
-        return function(*args)
-    except libvirt.libvirtError as error:
-        reason = error.get_error_message() or str(error)
-        if not is_alive(connection):
-            raise exception.HypervisorUnavailable(
-                uri=uri, reason=reason
-            ) from error
-        # NOTE: libvirtd was killed in an earlier call, and QEMU still has
-        # what it had prepared for it (lab A.4).
-        if 'Duplicate nodes' in reason:
-            reason += '. Power the instance off and on, then try again'
-        raise exception.HypervisorError(
-            code=error.get_error_code(), reason=reason
-        ) from error
-
-
-def is_alive(connection: libvirt.virConnect) -> bool:
-    """Whether a connection, which others may have closed, still is one."""
-    try:
-        return bool(connection.isAlive())
-    except libvirt.libvirtError:
-        return False
 
 
 def snapshot_xml(target: str, new_path: str, others: Iterable[str]) -> str:
@@ -116,7 +79,9 @@ class Guest:
         self._agent = threading.Lock()
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:
-        return call(self._uri, self._domain.connect(), function, *args)
+        return virt_connection.call(
+            self._uri, self._domain.connect(), function, *args
+        )
 
     def describe(self) -> chain.Domain:
         """The live definition; of a guest that is off the stored one."""

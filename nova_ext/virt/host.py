@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This host's libvirt: the connection, its events, and who has which volume.
+"""This host's guests, as libvirt has them, and which has which volume.
 
 The index from volume id to guests is kept fresh by libvirt's events, so that
 a look-up costs the same with one guest and with a thousand. Events only wake
@@ -12,79 +12,18 @@ import contextlib
 import dataclasses
 import logging
 import re
-import socket
 import threading
-import time
-import urllib.parse
 from collections.abc import Callable, Iterator
-from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
 
 from nova_ext import exception
 from nova_ext.virt import chain, index
+from nova_ext.virt import connection as virt_connection
 from nova_ext.virt import guest as virt_guest
 
 LOG = logging.getLogger(__name__)
-
-_EVENT_PAUSE_SECONDS = 0.1
-_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
-
-_start_lock = threading.Lock()
-_started = False
-
-
-def _start_events() -> None:
-    """Run libvirt's event loop; it must exist before a connection does."""
-    global _started  # noqa: PLW0603 (libvirt has one loop per process)
-    with _start_lock:
-        if _started:
-            return
-        # NOTE: libvirt would print each error on stderr beside raising it.
-        libvirt.registerErrorHandler(lambda context, error: None, None)
-        libvirt.virEventRegisterDefaultImpl()
-        threading.Thread(
-            target=_run_events, name='libvirt-events', daemon=True
-        ).start()
-        _started = True
-
-
-def _run_events(
-    run: Callable[[], object] = libvirt.virEventRunDefaultImpl,
-) -> None:
-    while True:
-        try:
-            run()
-        except libvirt.libvirtError as error:
-            # NOTE: without this thread a lost connection is never noticed.
-            LOG.error('An event of libvirt could not be handled: %s', error)
-            # The next may fail at once, and so on.
-            time.sleep(_EVENT_PAUSE_SECONDS)
-
-
-def _keep_alive(connection: libvirt.virConnect) -> None:
-    try:
-        connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
-    except libvirt.libvirtError as error:
-        # Drivers within this process have no connection to keep alive.
-        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-            raise
-
-
-def check_local(uri: str) -> None:
-    """Refuse a URI of another machine: all files would be the wrong ones.
-
-    :raises: :class:`nova_ext.exception.HypervisorUnavailable`
-    """
-    name = urllib.parse.urlsplit(uri).hostname
-    if name and name not in ('localhost', '127.0.0.1', socket.gethostname()):
-        raise exception.HypervisorUnavailable(
-            uri=uri,
-            reason=f'{name} is not this machine, whose files the agent looks '
-            'at. Run an agent there and set [nova_ext_agent] libvirt_uri to '
-            'a local one',
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,109 +47,42 @@ class Host:
     def __init__(
         self, uri: str, on_event: Callable[[str], None] = lambda uuid: None
     ) -> None:
-        check_local(uri)
         self.uri = uri
         self._on_event = on_event
-        self._opening = threading.Lock()
-        self._connection: libvirt.virConnect | None = None
-        self._reader: libvirt.virConnect | None = None
-        self._events: list[int] = []
+        self._connection = virt_connection.Connection(
+            uri, self._connected, self._happened
+        )
+        # NOTE: what reads for the index may hang, and in some releases of
+        # libvirt (9.0) the other calls of its connection are late then, by
+        # seconds each.
+        self._reader = virt_connection.Connection(uri)
         self._index = index.Index(self._read_all, self._read_one)
         # NOTE: whatever else a handle holds, libvirt goes by the UUID in it,
         # so that it serves until there is no such guest any more.
         self._handles: dict[str, libvirt.virDomain] = {}
         self._turns: dict[str, threading.Lock] = {}
-        _start_events()
 
     def close(self) -> None:
-        """End the connection. Guests are left as they are."""
-        with self._opening:
-            self._leave()
-            self._close_reader()
-
-    def _leave(self) -> None:
-        """Let the connection go, and what libvirt holds for it."""
-        if self._connection is None:
-            return
-        # NOTE: events hold a connection, and it a descriptor and a thread's
-        # memory; a lost one says that it is lost, and forgets them all the
-        # same.
-        for event in self._events:
-            with contextlib.suppress(libvirt.libvirtError):
-                self._connection.domainEventDeregisterAny(event)
-        self._events.clear()
+        """End the connections. Guests are left as they are."""
         self._handles.clear()
-        with contextlib.suppress(libvirt.libvirtError):
-            self._connection.close()
-        self._connection = None
+        self._connection.close()
+        self._reader.close()
 
     def connect(self) -> libvirt.virConnect:
         """The connection, opened again if it was lost.
 
         :raises: :class:`nova_ext.exception.HypervisorUnavailable`
         """
-        connection = self._connection
-        if connection is not None and virt_guest.is_alive(connection):
-            return connection
-        with self._turn(self._opening, 'an attempt to connect'):
-            if self._connection is not None:
-                if virt_guest.is_alive(self._connection):
-                    return self._connection
-                self._leave()
-            connection = self._open(self._watch)
-            LOG.info('Connected to libvirt at %s', self.uri)
-            self._connection = connection
+        return self._connection.get()
+
+    def _connected(self) -> None:
+        LOG.info('Connected to libvirt at %s', self.uri)
+        self._handles.clear()
         self._index.outdate()
-        return connection
 
-    def _open(
-        self, prepare: Callable[[libvirt.virConnect], None]
-    ) -> libvirt.virConnect:
-        try:
-            connection = libvirt.open(self.uri)
-            _keep_alive(connection)
-            prepare(connection)
-        except libvirt.libvirtError as error:
-            raise exception.HypervisorUnavailable(
-                uri=self.uri, reason=str(error)
-            ) from error
-        return connection
-
-    def _connect_reader(self) -> libvirt.virConnect:
-        """The connection of the one thread that reads for the index."""
-        # NOTE: it may hang, and in some releases of libvirt (9.0) the other
-        # calls of its connection are late then, by seconds each.
-        if self._reader is None or not virt_guest.is_alive(self._reader):
-            self._close_reader()
-            self._reader = self._open(lambda connection: None)
-        return self._reader
-
-    def _close_reader(self) -> None:
-        if self._reader is not None:
-            with contextlib.suppress(libvirt.libvirtError):
-                self._reader.close()
-            self._reader = None
-
-    @contextlib.contextmanager
-    def _turn(self, lock: threading.Lock, what: str) -> Iterator[None]:
-        """One at a time; whoever hangs is not waited for without end."""
-        # NOTE: libvirtd works on few calls of one connection at a time (5,
-        # max_client_requests): those that hang must not be all of them.
-        if not lock.acquire(timeout=index.PATIENCE_SECONDS):
-            raise self._hung(what)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _hung(self, what: str) -> exception.HypervisorUnavailable:
-        return exception.HypervisorUnavailable(
-            uri=self.uri,
-            reason=f'{what} has not come back for '
-            f'{index.PATIENCE_SECONDS:g} s. An instance whose start waits '
-            'for a file server that does not answer holds libvirt up; '
-            '"virsh list" hangs then, too',
-        )
+    def _happened(self, uuid: str) -> None:
+        self._index.touch(uuid)
+        self._on_event(uuid)
 
     def guest(self, uuid: str) -> virt_guest.Guest | None:
         """The guest with this UUID; None if libvirt knows of none.
@@ -234,7 +106,9 @@ class Host:
         self, connection: libvirt.virConnect, uuid: str
     ) -> tuple[virt_guest.Guest, chain.Domain] | None:
         turn = self._turns.setdefault(uuid, threading.Lock())
-        with self._turn(turn, f'an earlier look at instance {uuid}'):
+        with virt_connection.turn(
+            turn, self.uri, f'an earlier look at instance {uuid}'
+        ):
             domain = self._handle(connection, uuid)
             if domain is None:
                 return None
@@ -271,7 +145,7 @@ class Host:
         connection = self.connect()
         flags = libvirt.VIR_DOMAIN_START_PAUSED
         return virt_guest.Guest(
-            virt_guest.call(
+            virt_connection.call(
                 self.uri, connection, connection.createXML, xml, flags
             ),
             self.uri,
@@ -307,7 +181,7 @@ class Host:
         """
         connection = self.connect()
         found = []
-        for domain in virt_guest.call(
+        for domain in virt_connection.call(
             self.uri, connection, connection.listAllDomains
         ):
             # One may go away between the two calls.
@@ -335,7 +209,9 @@ class Host:
 
     def _update(self, whole: bool) -> None:
         if not self._index.update(whole):
-            raise self._hung('an earlier look at all guests')
+            raise virt_connection.hung(
+                self.uri, 'an earlier look at all guests'
+            )
 
     def _read(
         self, connection: libvirt.virConnect, volume_id: str
@@ -357,7 +233,7 @@ class Host:
         self, connection: libvirt.virConnect, uuid: str
     ) -> libvirt.virDomain | None:
         try:
-            return virt_guest.call(
+            return virt_connection.call(
                 self.uri, connection, connection.lookupByUUIDString, uuid
             )
         except exception.HypervisorError as error:
@@ -366,12 +242,14 @@ class Host:
             raise
 
     def _read_all(self) -> Iterator[tuple[str, frozenset[str]]]:
-        reader = self._connect_reader()
-        for domain in virt_guest.call(self.uri, reader, reader.listAllDomains):
+        reader = self._reader.get()
+        for domain in virt_connection.call(
+            self.uri, reader, reader.listAllDomains
+        ):
             yield domain.UUIDString(), self._serials(domain)
 
     def _read_one(self, uuid: str) -> frozenset[str]:
-        domain = self._domain(self._connect_reader(), uuid)
+        domain = self._domain(self._reader.get(), uuid)
         if domain is None:
             self._forget(uuid)
             return frozenset()
@@ -387,28 +265,3 @@ class Host:
         return frozenset(
             disk.serial for disk in described.disks if disk.serial
         )
-
-    def _watch(self, connection: libvirt.virConnect) -> None:
-        # Those of a connection that was given up.
-        self._events.clear()
-        for event in (
-            libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-            libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED,
-            libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
-            libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
-        ):
-            self._events.append(
-                connection.domainEventRegisterAny(
-                    None, event, self._event, None
-                )
-            )
-
-    def _event(
-        self,
-        connection: libvirt.virConnect,
-        domain: libvirt.virDomain,
-        *details: Any,
-    ) -> None:
-        uuid = domain.UUIDString()
-        self._index.touch(uuid)
-        self._on_event(uuid)

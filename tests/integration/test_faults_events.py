@@ -11,7 +11,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from nova_ext.virt import host as virt_host
+from nova_ext.virt import connection as virt_connection
 from nova_ext.virt.private import PrivateLibvirtd
 from tests.fixtures.cinder import Request
 from tests.fixtures.host import Host
@@ -62,7 +62,7 @@ def _completed(host: Host) -> Iterator[list[float]]:
             found.append(time.monotonic())
 
     # A connection has events only if libvirt's loop ran before it.
-    virt_host._start_events()
+    virt_connection.start_events()
     connection = libvirt.open(host.uri)
     wanted = libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2
     handle = connection.domainEventRegisterAny(None, wanted, happened, None)

@@ -13,8 +13,8 @@ import libvirt
 import pytest
 
 from nova_ext import exception
+from nova_ext.virt import connection as virt_connection
 from nova_ext.virt import guest
-from nova_ext.virt import host as virt_host
 from nova_ext.virt.host import Host
 from nova_ext.virt.private import PrivateLibvirtd
 
@@ -79,7 +79,7 @@ def test_one_error_does_not_end_the_events(
         side_effect=[libvirt.libvirtError('no descriptor'), 0, End],
     )
     with pytest.raises(End):
-        virt_host._run_events(run)
+        virt_connection.run_events(run)
     assert 'no descriptor' in caplog.text
 
 

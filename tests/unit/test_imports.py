@@ -39,7 +39,10 @@ DOWNWARD = {
 }
 
 # Third party → the rooms or modules that may import it.
-_LIBVIRT = {'virt.host', 'virt.guest', 'virt.chain', 'virt.sample'}
+_LIBVIRT = {
+    *('virt.connection', 'virt.host', 'virt.guest', 'virt.chain'),
+    'virt.sample',
+}
 AT_HOME: dict[str, set[str]] = {
     **dict.fromkeys(
         (
