@@ -27,7 +27,7 @@ class Goal:
     name: str
     value: float
     limit: float
-    slack: float | None = 1.5
+    slack: float | None = 1.25
     least: bool = False
 
     @property
