@@ -123,6 +123,7 @@ class Matrix:
 
     :ivar cells: (what, who) → microseconds and ratio to the floor
     :ivar absent: who could not be asked → why
+    :ivar drawn: of what there are bars in the picture
     """
 
     title: str
@@ -130,6 +131,7 @@ class Matrix:
     absent: Mapping[str, str]
     goals: Sequence[Goal] = ()
     figure: str = ''
+    drawn: Sequence[str] = ()
 
     @property
     def bars(self) -> Mapping[str, float]:
@@ -137,7 +139,7 @@ class Matrix:
         return {
             f'{what}, {who}': ratio
             for (what, who), (_, ratio) in self.cells.items()
-            if who != 'floor'
+            if who != 'floor' and what in self.drawn
         }
 
     def lines(self) -> Iterator[str]:

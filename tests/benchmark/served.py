@@ -8,39 +8,37 @@ the machine take their part; CPU time of the worker is told beside.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import http.client
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmark import peers, post
-from tests.benchmark.report import Goal, Row, Section
+from tests.benchmark.report import Goal, Matrix
 from tests.benchmark.rig import MeasuringFailed
 from tests.fixtures.servers import ServerFailed, ServerProcess, free_port
 
-_COUNT = 60
+_COUNT = 30
 _RATE_LIMIT = 0.55
 _NOVA_LIMIT = 6.0
-_NAMES = ('floor', 'ours', 'Nova', 'placement')
 _START_SECONDS = 120.0
 
 
 class Served:
     """A peer behind HTTP."""
 
-    def __init__(self, process: ServerProcess, order: post.Order) -> None:
+    def __init__(self, process: ServerProcess) -> None:
         self._process = process
-        self._order = order
 
-    def seconds(self, count: int) -> tuple[float, float]:
+    def seconds(self, order: post.Order, count: int) -> tuple[float, float]:
         """What one request took of many: by the wall, and of CPU."""
-        order = self._order
-        headers = {**order.headers, 'X-Auth-Token': order.token}
-        headers['Content-Type'] = 'application/json'
+        headers = dict(order.headers)
+        if order.token:
+            headers['X-Auth-Token'] = order.token
+        if order.body:
+            headers['Content-Type'] = 'application/json'
         used, began = self._cpu(), time.perf_counter()
         for _ in range(count):
             connection = http.client.HTTPConnection(
@@ -62,7 +60,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def _serving(peer: peers.Peer, order: post.Order) -> Iterator[Served]:
+def _serving(peer: peers.Peer) -> Iterator[Served]:
     uwsgi = shutil.which('uwsgi', path=str(Path(sys.executable).parent))
     if uwsgi is None:
         raise ServerFailed('uwsgi is not installed; it is in the extra bench')
@@ -81,75 +79,53 @@ def _serving(peer: peers.Peer, order: post.Order) -> Iterator[Served]:
         env={**peer.env, 'NOVA_EXT_BENCHMARK': peer.kind},
         start_timeout=_START_SECONDS,
     ) as process:
-        yield Served(process, order)
+        yield Served(process)
 
 
-def measure(short: bool, others: bool) -> Section:
-    """POST after POST, to each peer in turn.
+def measure(short: bool, others: bool) -> Matrix:
+    """Each kind of request to each peer in turn.
 
     :raises: :class:`tests.benchmark.rig.MeasuringFailed`, and
         :class:`tests.fixtures.servers.ServerFailed`
     """
-    rounds = 15 if short else 80
+    rounds = 8 if short else 40
+    wall: dict[tuple[str, str], list[float]] = {}
+    cpu: dict[tuple[str, str], list[float]] = {}
     with peers.prepared(others) as prepared, contextlib.ExitStack() as stack:
         ways = {
-            name: stack.enter_context(
-                _serving(
-                    prepared.peers[name],
-                    dataclasses.replace(
-                        post.orders(name, prepared.volume_id)['POST'],
-                        stub=None,
-                    ),
-                )
-            )
-            for name in _NAMES
-            if name in prepared.peers
+            (kind, name): (served, order)
+            for name, peer in prepared.peers.items()
+            for served in [stack.enter_context(_serving(peer))]
+            for kind, order in post.orders(name, prepared.volume_id).items()
+            if kind in post.KINDS
         }
-        wall: dict[str, list[float]] = {name: [] for name in ways}
-        cpu: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(rounds + 1):
-            for name, way in ways.items():
-                found = way.seconds(_COUNT)
+            for way, (served, order) in ways.items():
+                found = served.seconds(order, _COUNT)
                 if number:
-                    wall[name].append(found[0])
-                    cpu[name].append(found[1])
+                    wall.setdefault(way, []).append(found[0])
+                    cpu.setdefault(way, []).append(found[1])
         absent = prepared.absent
-
-    def rate(of: str, to: str) -> float:
-        pairs = zip(wall[to], wall[of], strict=True)
-        return statistics.median(one / other for one, other in pairs)
-
+    ratio = post.ratios(wall)
     goals = [
         Goal(
             'requests/s, ours / floor',
-            rate('ours', 'floor'),
+            1 / ratio('POST', 'ours', 'floor'),
             _RATE_LIMIT,
             2.0,
             least=True,
         )
     ]
-    if 'Nova' in ways:
-        found = rate('ours', 'Nova')
+    if ('POST', 'Nova') in ways:
+        found = 1 / ratio('POST', 'ours', 'Nova')
         goals.append(
             Goal('requests/s, ours / Nova', found, _NOVA_LIMIT, 2.0, True)
         )
-    return Section(
-        title=f'served: {rounds} rounds of {_COUNT} POSTs over HTTP; ms each',
-        rows=[
-            Row(f'POST to {name} over HTTP', seconds, name == 'floor')
-            for name, seconds in wall.items()
-        ],
-        notes=[
-            *(
-                f'{name}: {1 / statistics.median(wall[name]):.0f} requests/s,'
-                f' {statistics.median(cpu[name]) * 1e6:.0f} µs of CPU each'
-                for name in ways
-            ),
-            *(
-                f'{name}: absent, {why}'
-                for name, why in absent.items()
-                if name in _NAMES
-            ),
-        ],
+    return Matrix(
+        title=f'served: {rounds} rounds of {_COUNT} requests over HTTP; µs '
+        'each, and how many times the floor',
+        cells={**post.cells(wall), **post.cells(cpu, ', CPU')},
+        absent=absent,
         goals=goals,
+        drawn=('POST', 'POST, CPU'),
     )

@@ -155,9 +155,7 @@ def take_snapshot(
 def claim(server: Server, agent: Agent, snapshot_id: str) -> None:
     """Do what Cinder does of the report, and wait until that is seen."""
     cinder = server.cloud.cinder
-    cinder.wait_for(
-        lambda: cinder.snapshots[snapshot_id].progress == '90%', 60.0
-    )
+    agent.wait(lambda: cinder.snapshots[snapshot_id].progress == '90%')
     connection = server.cloud.connection(server.overlays[snapshot_id], 'qcow2')
     cinder.volumes[server.volume_id].connection_info = connection
     cinder.set_snapshot(snapshot_id, 'available', '100%')
