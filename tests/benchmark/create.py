@@ -9,6 +9,7 @@ that it was accepted, that libvirt is asked, and what came of it.
 from __future__ import annotations
 
 import itertools
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,14 @@ from tests.benchmark.report import Goal, Row, Section
 LIMIT = 1.5
 # By the wall, of which others on the machine take their part.
 _SLACK = 2.5
+
+# What an agent does between two states of a job.
+_STAGES = {
+    'first report': ('PENDING', 'RUNNING'),
+    'switch': ('RUNNING', 'VERIFYING'),
+    'look': ('VERIFYING', 'REPORTING'),
+    'second report': ('REPORTING', 'CONFIRMING'),
+}
 
 _WARM_UP = 6
 # Three more layers each, so that no chain is longer than nine and a volume.
@@ -84,15 +93,18 @@ class Agent:
     """Our agent, by its socket, as an API process asks it.
 
     :ivar cpu: seconds of CPU time of its process, each time
+    :ivar asked: ids of the snapshots
     """
 
     def __init__(self, parts: rig.Rig) -> None:
+        self.asked: list[str] = []
         self._pid = cpu.listener(parts.compute.conf.nova_ext_agent.socket)
         self.cpu: list[float] = []
         self._compute = parts.compute
         self._context = parts.context
 
     def __call__(self, overlay: rig.Overlay) -> None:
+        self.asked.append(overlay.snapshot_id)
         before = cpu.seconds(self._pid)
         self._compute.volume_snapshot_create(
             self._context, overlay.volume_id, overlay.create_info
@@ -128,9 +140,37 @@ def measure(short: bool, others: bool) -> Section:
     with rig.running() as parts:
         floor, agent, http = Floor(parts), Agent(parts), Http(parts)
         taken = _take(parts, (floor, agent, http), rounds, seconds)
-        machine = parts.machine
+        notes = [parts.machine, _stages(parts.log.read_text(), agent.asked)]
     used = statistics.median(agent.cpu[_WARM_UP:])
-    return _section(taken, floor.parts[_WARM_UP:], used, machine)
+    return _section(taken, floor.parts[_WARM_UP:], used, notes)
+
+
+def _stages(log: str, asked: Sequence[str]) -> str:
+    """Where the agent's time went, by the lines of its log.
+
+    Those have whole milliseconds, hence means.
+    """
+    states = re.findall(
+        r"^\S+ (\S+) .* create of snapshot '(\S+)' .*: ([A-Z]+)(?:,.*)?$",
+        log,
+        re.M,
+    )
+    at: dict[str, dict[str, float]] = {}
+    for clock, snapshot_id, state in states:
+        hours, minutes, seconds = clock.split(':')
+        at.setdefault(snapshot_id, {})[state] = (
+            int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        )
+    found = [at[snapshot_id] for snapshot_id in asked[_WARM_UP:]]
+
+    def mean(one: str, other: str) -> float:
+        return statistics.mean(
+            (states[other] - states[one]) * 1e3 for states in found
+        )
+
+    return 'ms of the agent, from its log: ' + ', '.join(
+        f'{name} {mean(*ends):.1f}' for name, ends in _STAGES.items()
+    )
 
 
 def _take(
@@ -170,7 +210,7 @@ def _section(
     taken: list[list[float]],
     parts: list[tuple[float, float]],
     used: float,
-    machine: str,
+    notes: Sequence[str],
 ) -> Section:
     floor, agent, http = taken
     rows = [
@@ -195,7 +235,7 @@ def _section(
         title=f'create: {len(floor)} rounds, each way once a round; ms',
         rows=rows,
         notes=[
-            machine,
+            *notes,
             f'the agent takes {more * 1e3:.1f} ms more than the floor, and '
             f'{used * 1e3:.1f} ms of CPU time',
         ],

@@ -70,6 +70,7 @@ class Rig:
     :ivar compute: the backend that reaches the agent
     :ivar url: of the service, which has the same agent
     :ivar uri: of libvirt
+    :ivar log: of the service and its agent
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Rig:
     ) -> None:
         self.url = served.url
         self.uri = served.libvirt_uri
+        self.log = served.log
         self.cinder = cinder
         self.compute = compute.load(conf)
         self.context = context.RequestContext()
