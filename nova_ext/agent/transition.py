@@ -200,8 +200,10 @@ def refreshed(
         return _refreshed(job)
     if record is Record.ELSEWHERE:
         return job.to(State.ORPHANED, reason=_moved(job)), Action.NOTHING
+    late = now >= (job.accepted_at + job.deadline) / 2
+    # NOTE: what Nova is doing may be why the files are as they are.
     settled = record is not Record.BUSY and not (
-        record is Record.UNKNOWN and told
+        record is Record.UNKNOWN and (told or not late)
     )
     if settled and chain in (Chain.BEFORE, Chain.OTHER):
         if told:
@@ -214,7 +216,6 @@ def refreshed(
             reason='' if gone else _restarted(job),
         ), Action.LOOK
     reason = trouble or f'Nova is to be told: {record.value}'
-    late = now >= (job.accepted_at + job.deadline) / 2
     if chain is Chain.AFTER and late and not told:
         # NOTE: to have Cinder give up as well would help nobody.
         return job.to(State.REPORTING, reason=reason), Action.REPORT

@@ -381,10 +381,6 @@ REFRESHES = {
         for record in (Record.RIGHT, Record.WRONG)
     },
     **{
-        (chain, Record.UNKNOWN): (State.VERIFYING, State.REFRESHING)
-        for chain in (Chain.BEFORE, Chain.OTHER)
-    },
-    **{
         (chain, Record.GONE): (State.VERIFYING, State.DONE)
         for chain in (Chain.BEFORE, Chain.OTHER)
     },
@@ -403,6 +399,20 @@ def test_what_follows_from_an_attempt_to_tell_nova(case) -> None:  # type: ignor
         if end is State.VERIFYING:
             # What it is now is found out as if nothing were known.
             assert (then.succeeded, action) == (None, Action.LOOK)
+
+
+@pytest.mark.parametrize('chain', [Chain.BEFORE, Chain.OTHER])
+def test_without_an_answer_of_nova_it_is_looked_at_in_time(
+    chain: Chain,
+) -> None:
+    for state in (State.REFRESHING, State.REPORTING):
+        job = _of_nova(state=state, succeeded=True)
+        half = (job.accepted_at + job.deadline) / 2
+        then, action = refreshed(job, chain, Record.UNKNOWN, half - 1)
+        assert (then.state, action) == (state, Action.REFRESH)
+        then, action = refreshed(job, chain, Record.UNKNOWN, half)
+        assert (then.state, then.succeeded) == (State.VERIFYING, None)
+        assert action is Action.LOOK
 
 
 def test_of_an_instance_that_is_gone_cinder_is_told_what_was_seen() -> None:
