@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ['tests.fixtures.nova']
 
+_README = Path(__file__).parents[2] / 'README.rst'
 PROJECT = '/6f70656e737461636b20636f6d707574'
 LIST = (
     'import importlib.metadata as m, json, sys\n'
@@ -64,6 +65,9 @@ def test_the_shipped_file_becomes_ours_by_the_lines_that_are_said(
     ]
     assert sorted({*lines} - {*shipped}) == sorted(added)
     assert manage.main(['paste', 'check', str(paste)]) == 0
+    # Those of each release that is supported.
+    readme = _README.read_text().splitlines()
+    assert {*lines} <= {line.strip() for line in readme}
 
 
 def test_our_requests_do_what_they_did(
