@@ -23,7 +23,7 @@ TOX = configparser.RawConfigParser()
 TOX.read(pages.ROOT / 'tox.ini')
 
 # Sections of paste.ini, of other services, of a reader's own.
-_FOREIGN = re.compile(r'(filter|pipeline):')
+_FOREIGN = re.compile(r'(composite|filter|pipeline):')
 # What is not an option of ours or of a library that we list, with its owner.
 _NOT_OURS = {
     # cinder.conf

@@ -178,3 +178,65 @@ def test_a_live_migration_before_cinder_was_told(
     assert server.stored()['name'] == active
     migrate_live(server, api)
     assert server.chain() == chain
+
+
+def begin_anew(server: Server, api: Client, how: str, stays: bool) -> None:
+    """Have Nova build its guest as if there had been none, and ask Cinder
+    for the volume.
+    """
+    cloud: MovingCloud = server.cloud  # type: ignore[assignment]
+    host = cloud.host if stays else cloud.other_host
+    if how == 'unshelve':
+        server.act(api, 'active', '2.91', unshelve={'host': host})
+    elif how == 'rebuild':
+        image = cloud.rescue_image
+        cloud.cinder.volumes[server.volume_id].image_id = image
+        server.act(api, 'active', rebuild={'imageRef': image})
+    else:
+        with cloud.fenced(server):
+            server.act(api, 'active', '2.29', evacuate={'host': host})
+    assert server.host() == host
+
+
+anew = pytest.mark.parametrize(
+    ('how', 'stays'),
+    [
+        ('unshelve', True),
+        ('unshelve', False),
+        ('rebuild', True),
+        ('evacuate', False),
+    ],
+)
+
+
+@anew
+def test_who_begins_anew_uses_what_cinder_was_told(
+    server: Server, api: Client, agent: Agent, how: str, stays: bool
+) -> None:
+    snapshot_id, active = keep_untold(server, api, agent)
+    if how == 'unshelve':
+        server.act(api, 'shelved_offloaded', shelve=None)
+    server.cloud.cinder.clear_faults()
+    claim(server, agent, snapshot_id)
+    begin_anew(server, api, how, stays)
+    assert server.chain() == [active, server.volume.name]
+    assert server.stored()['name'] == active
+
+
+@anew
+def test_who_begins_anew_before_cinder_was_told(
+    server: Server, api: Client, agent: Agent, how: str, stays: bool
+) -> None:
+    snapshot_id, active = keep_untold(server, api, agent)
+    if how == 'unshelve':
+        server.act(api, 'shelved_offloaded', shelve=None)
+    begin_anew(server, api, how, stays)
+    # Nova had stored the other, and asks all the same.
+    assert server.chain() == [server.volume.name]
+    server.cloud.cinder.clear_faults()
+    wait_for_state(agent, snapshot_id, 'FAILED' if stays else 'ORPHANED')
+    status = 'error' if stays else 'creating'
+    assert server.cloud.cinder.snapshots[snapshot_id].status == status
+    assert server.cloud.cinder.snapshots[snapshot_id].progress == '0%'
+    assert active in job(agent, snapshot_id)['reason']
+    assert server.stored()['name'] == server.volume.name
