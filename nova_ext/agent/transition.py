@@ -15,6 +15,11 @@ from nova_ext.agent.job import Job, Kind, Operation, State
 
 # What an operator has tried again is over after this time.
 _AGAIN_SECONDS = 60.0
+_HELD = (
+    'Cinder has the report, and shows the snapshot as in creation still, as '
+    'it does while it copies a volume for a backup. Where it does not, look '
+    'whether cinder-volume runs'
+)
 _KEEP = (
     'what it wrote before is in {}. Keep both, and stop the instance before '
     'more is written: what it holds now is not what Cinder takes it for'
@@ -41,6 +46,7 @@ class Verdict(enum.Enum):
     CLAIMED = 'it acted on the report'
     GAVE_UP = 'it had given up before'
     OVERTAKEN = 'an earlier report arrived after this one'
+    HELD = 'it has the report, and holds the snapshot for itself'
     RETRY = 'it is not known'
 
 
@@ -254,7 +260,7 @@ def _moved(job: Job) -> str:
 
 def reported(job: Job, verdict: Verdict, now: float) -> tuple[Job, Action]:
     """What follows from an attempt to tell Cinder the outcome."""
-    if verdict in (Verdict.RETRY, Verdict.OVERTAKEN):
+    if verdict in (Verdict.RETRY, Verdict.OVERTAKEN, Verdict.HELD):
         return job, Action.REPORT
     if not job.succeeded:
         return job.to(State.FAILED), Action.NOTHING
@@ -275,10 +281,13 @@ def confirmed(
     :param grace: seconds after the deadline for Cinder to act
     """
     if verdict is Verdict.CLAIMED:
-        return _over(job.to(State.DONE))
+        return _over(job.to(State.DONE, reason=''))
     if verdict is Verdict.OVERTAKEN:
         return job.to(State.REPORTING), Action.REPORT
-    if verdict is Verdict.GAVE_UP or now >= job.deadline + grace:
+    late = now >= job.deadline + grace
+    if late and verdict is Verdict.HELD:
+        return dataclasses.replace(job, reason=_HELD), Action.CONFIRM
+    if late or verdict is Verdict.GAVE_UP:
         return _over(_unheard(job))
     return job, Action.CONFIRM
 

@@ -179,13 +179,14 @@ def test_what_follows_from_a_report(make, unheard) -> None:  # type: ignore
         (Verdict.GAVE_UP, unheard, Action.NOTHING),
         (Verdict.RETRY, State.REPORTING, Action.REPORT),
         (Verdict.OVERTAKEN, State.REPORTING, Action.REPORT),
+        (Verdict.HELD, State.REPORTING, Action.REPORT),
     ):
         job, then = reported(done, verdict, 0.0)
         assert (job.state, then) == (state, action)
     failed = make(state=State.REPORTING, succeeded=False)
     for verdict in Verdict:
         job, then = reported(failed, verdict, 0.0)
-        if verdict in (Verdict.RETRY, Verdict.OVERTAKEN):
+        if verdict in (Verdict.RETRY, Verdict.OVERTAKEN, Verdict.HELD):
             assert (job, then) == (failed, Action.REPORT)
         else:
             assert (job.state, then) == (State.FAILED, Action.NOTHING)
@@ -206,6 +207,11 @@ def test_what_follows_from_asking(make, unheard) -> None:  # type: ignore
         ended, action = confirmed(job, verdict, now, GRACE)
         assert (ended.state, action) == (unheard, Action.NOTHING)
         assert ended.reason
+    # As long as a volume is copied for its backup, it is not over.
+    held, action = confirmed(job, Verdict.HELD, end, GRACE)
+    assert (held.state, action) == (State.CONFIRMING, Action.CONFIRM)
+    assert 'backup' in held.reason
+    assert confirmed(held, Verdict.CLAIMED, end, GRACE)[0].reason == ''
     assert confirmed(job, Verdict.RETRY, end - 1, GRACE) == (
         job,
         Action.CONFIRM,
