@@ -150,6 +150,10 @@ def _ended(job: Job, chain: Chain) -> tuple[Job, Action]:
         return job.to(
             State.REPORTING, succeeded=True, reason=''
         ), Action.REPORT
+    if chain is Chain.OTHER and _was_merged(job):
+        # NOTE: the chain has changed since, and who forgot that it is merged
+        # would take the next request for another merge.
+        return _unheard(job), Action.NOTHING
     if chain is Chain.BEFORE:
         reason = job.reason or 'the block job ended without success'
     elif chain is Chain.UNSAFE:
@@ -168,6 +172,13 @@ def _ended(job: Job, chain: Chain) -> tuple[Job, Action]:
     return job.to(
         State.REPORTING, succeeded=False, reason=reason
     ), Action.REPORT
+
+
+def _was_merged(job: Job) -> bool:
+    """Whether a look has found it merged, and on disk."""
+    return job.operation is Operation.DELETE and bool(
+        job.flushed or job.succeeded
+    )
 
 
 def _unsafe(job: Job) -> str:
@@ -331,7 +342,7 @@ def abandoned(job: Job) -> Job:
         reason += f': {job.reason}'
     if job.succeeded is False:
         return job.to(State.FAILED, reason=reason)
-    if job.succeeded and job.operation is Operation.DELETE:
+    if _was_merged(job):
         # NOTE: that it is merged is what keeps a retry from a wrong merge.
         return job.to(State.UNCLAIMED, reason=reason)
     return job.to(State.ABANDONED, reason=reason)

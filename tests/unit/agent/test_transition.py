@@ -289,6 +289,12 @@ def test_what_is_tried_again_is_looked_at_first() -> None:
     assert looked(job, Chain.OTHER, LATE + 1)[0].state is State.VERIFYING
     ended, _ = looked(job, Chain.OTHER, LATE + 100)
     assert ended.state is State.ORPHANED
+    # What is merged stays merged, whatever was done to the volume since.
+    merged = jobs.delete(state=State.UNCLAIMED, succeeded=True, flushed=True)
+    again, _ = retried(merged, LATE + 1)
+    ended, action = looked(again, Chain.OTHER, LATE + 100)
+    assert (ended.state, action) == (State.UNCLAIMED, Action.NOTHING)
+    assert abandoned(again).state is State.UNCLAIMED
 
 
 @pytest.mark.parametrize(
