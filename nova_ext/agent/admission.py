@@ -251,6 +251,8 @@ class Admission:
             reason = 'it is encrypted'
         elif disk.readonly:
             reason = 'it is attached read-only'
+        else:
+            reason = disk.special
         if reason:
             raise exception.UnsupportedDisk(
                 volume_id=volume_id,

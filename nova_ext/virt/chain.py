@@ -18,6 +18,12 @@ from nova_ext.virt import image
 # NOTE: libvirt's own bound (QEMU_DOMAIN_STORAGE_SOURCE_CHAIN_MAX_DEPTH), so
 # that neither a loop of headers nor a crowd of them can hold us up.
 _MAX_LAYERS = 200
+# What an overlay, or the next start, would not keep.
+_SPECIAL = {
+    'shareable': 'it is shared with other instances',
+    'transient': 'what is written to it is thrown away',
+    './/slices': 'a part of its file is used only',
+}
 _NOVA = '{http://openstack.org/xmlns/libvirt/nova/'
 
 
@@ -40,6 +46,7 @@ class Disk:
     :ivar busy: whether libvirt says that a block job mirrors it
     :ivar committed: the file that is the same as what is above it, where
         the active layer was committed and the guest can go on in that file
+    :ivar special: why its layers cannot be changed; '' if they can
     """
 
     target: str
@@ -50,6 +57,7 @@ class Disk:
     encrypted: bool
     busy: bool
     committed: str | None = None
+    special: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +174,14 @@ def _disk(element: ElementTree.Element) -> Disk:
         ),
         busy=element.find('mirror') is not None,
         committed=_committed(element.find('mirror')),
+        special=next(
+            (
+                why
+                for path, why in _SPECIAL.items()
+                if element.find(path) is not None
+            ),
+            '',
+        ),
     )
 
 
