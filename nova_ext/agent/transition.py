@@ -124,8 +124,11 @@ def looked(
     if chain is Chain.AFTER:
         # NOTE: a look calls a merge this only once it is on disk.
         job = dataclasses.replace(job, flushed=True)
+    # NOTE: a merge that ends in the midst of a look makes the definition and
+    # the headers differ, so that a second look has to say the same.
+    lost = chain is Chain.OTHER and late and job.state is State.VERIFYING
     ended = chain in (Chain.AFTER, Chain.UNSAFE) or (
-        settled if chain is Chain.BEFORE else chain is Chain.OTHER and late
+        settled if chain is Chain.BEFORE else lost
     )
     if ended and job.lent:
         return job.to(State.VERIFYING), Action.RELEASE
