@@ -29,10 +29,14 @@ _NOVA = '{http://openstack.org/xmlns/libvirt/nova/'
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One file of a chain: its path and the format it is opened with."""
+    """One file of a chain: its path and the format it is opened with.
+
+    :ivar snapshots: how many are inside it, as far as its header was read
+    """
 
     path: str
     format: str
+    snapshots: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Seen:
     :ivar files: path → device and inode, or the path where nothing is
     :ivar open: path → QEMU's locks, for every file that was asked for
     :ivar vague: whether a header does not say the format of what is below
+    :ivar holding: paths of layers with snapshots inside, of which a merge
+        would keep nothing
     """
 
     domain: tuple[str, ...]
@@ -108,6 +114,7 @@ class Seen:
     files: dict[str, tuple[int, int] | str]
     open: dict[str, image.Locks]
     vague: bool = False
+    holding: tuple[str, ...] = ()
 
     @property
     def agree(self) -> bool:
@@ -266,6 +273,7 @@ def _follow(layer: Layer) -> list[Layer]:
         if found.features & image.DATA_FILE:
             # QEMU would open whatever file the header names.
             raise image.NotAnImage(f'{path} has an external data file')
+        layers[-1] = dataclasses.replace(layers[-1], snapshots=found.snapshots)
         if found.backing_file is None:
             break
         if len(layers) >= _MAX_LAYERS:
@@ -321,6 +329,7 @@ def observe(disk: Disk, *others: str) -> Seen:
         files={path: _file(path) for path in {*named, *below, *others}},
         open=found,
         vague=not all(layer.format for layer in layers),
+        holding=tuple(layer.path for layer in layers if layer.snapshots),
     )
 
 

@@ -59,6 +59,7 @@ class Image:
     :ivar identity: device and inode
     :ivar virtual_size: bytes
     :ivar features: the incompatible feature bits
+    :ivar snapshots: how many internal ones it has
     :ivar holds_data: whether any cluster of its own is mapped; None if that
         was not asked
     """
@@ -69,6 +70,7 @@ class Image:
     backing_format: str | None
     encrypted: bool
     features: int
+    snapshots: int
     holds_data: bool | None
 
 
@@ -241,6 +243,7 @@ def _parse(fd: int, file_identity: tuple[int, int], data: bool) -> Image:
         backing_format=_backing_format(fd, header_length, end),
         encrypted=crypt_method != 0,
         features=features,
+        snapshots=snapshots,
         holds_data=holds_data,
     )
 

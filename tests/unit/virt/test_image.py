@@ -71,6 +71,7 @@ def test_a_new_overlay_is_read_as_it_is(path: pathlib.Path) -> None:
         backing_format='qcow2',
         encrypted=False,
         features=0,
+        snapshots=0,
         holds_data=False,
     )
 
