@@ -66,7 +66,7 @@ class Hypervisor:
 
     def look(self, job: Job) -> transition.Chain:
         """What the chain of a job is now."""
-        flush = flushing.Flush(job)
+        flush = flushing.Flush(job, self._files)
         chain = verify.look(job, self._host, self._files, flush.over)
         flush.wait()
         if chain is transition.Chain.STALE:

@@ -185,13 +185,14 @@ def _was_merged(job: Job) -> bool:
 
 
 def _unsafe(job: Job) -> str:
-    """What mends a merge whose QEMU was killed before it wrote all out."""
+    """What mends a merge of which not all was surely written out."""
     place = job.before.index(job.doomed[0])
     above, doomed = (
         path.rpartition('/')[2] for path in job.before[place - 1 : place + 1]
     )
     return (
-        f'QEMU ended before all of {doomed} was surely elsewhere on disk. '
+        f'QEMU ended, or the disk failed, before all of {doomed} was surely '
+        'elsewhere on disk. '
         f'Keep {doomed}: with the instance off, run "qemu-img rebase -u -F '
         f'FORMAT -b {doomed} {above}", where FORMAT is that of {doomed}, '
         'and delete the snapshot again'

@@ -48,6 +48,12 @@ class NotAnImage(ValueError):
     """A file that is not what it should be; says why, for the caller."""
 
 
+class NotOnDisk(Exception):
+    """What was written is perhaps lost; asked again, the kernel would not say
+    so any more.
+    """
+
+
 class ShareHung(OSError):
     """A look at a file did not come back in time."""
 
@@ -103,6 +109,20 @@ def read_qcow2(path: str, *, link: bool = False, data: bool = True) -> Image:
         return _parse(fd, (status.st_dev, status.st_ino), data)
     except struct.error:
         raise NotAnImage('its qcow2 header is cut short') from None
+    finally:
+        os.close(fd)
+
+
+def sync(path: str) -> None:
+    """Have what was written to the file at `path`, by whomever, on disk.
+
+    :raises: :class:`NotOnDisk`, :class:`NotAnImage`, OSError
+    """
+    fd = _open(path)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise NotOnDisk(f'{error.strerror} ({path})') from None
     finally:
         os.close(fd)
 
