@@ -300,6 +300,8 @@ class Engine:
         # NOTE: whatever fails from here on, it is asked for once only.
         run.action = Action.LOOK
         reason = self._start(run)
+        if isinstance(run.error, exception.LayerChanged):
+            return self._stop(run, gate.refusal(run.job, reason))
         return self._enter(
             run, run.job.to(State.VERIFYING, reason=reason), Action.LOOK
         )
