@@ -297,6 +297,10 @@ class Engine:
                 run.job.to(State.RUNNING, aside=False, reason=''),
                 Action.START,
             )
+        elif time.time() > run.begin_by and not run.queued:
+            # NOTE: the journal, or all of the agent, stood still meanwhile.
+            late = gate.refusal(run.job, 'it came too late')
+            return self._stop(run, late)
         # NOTE: whatever fails from here on, it is asked for once only.
         run.action = Action.LOOK
         reason = self._start(run)

@@ -23,7 +23,7 @@ from nova_ext.virt.private import PrivateLibvirtd
 from nova_ext.virt.sample import create_volume
 from nova_ext.virt.sample_chain import make_overlay
 from tests.fixtures.host import SIZE, Host, short_directory
-from tests.fixtures.merge import wait_until
+from tests.fixtures.merge import WatchedHost, wait_until
 
 pytest_plugins = ['tests.fixtures.host']
 
@@ -158,3 +158,19 @@ def test_another_volume_in_its_place_is_left_alone(
                 )
             _wait_for_error(host, snapshot_id)
             assert _disks(domain)[other] == [volumes[other].name]
+
+
+def test_an_agent_that_hung_does_not_begin_what_was_given_up(
+    libvirtd: PrivateLibvirtd,
+) -> None:
+    """Its disk stood still, until the API had said that nothing was done."""
+    with short_directory() as directory:
+        host = WatchedHost(directory, libvirtd, reply_wait=0.5)
+        with host.running():
+            host.guest.wait_reported(1)
+            snapshot_id, overlay = host.snapshot(), host.overlay()
+            with host.stalled_journal():
+                with pytest.raises(exception.HostUnavailable):
+                    host.create(snapshot_id, overlay.name)
+            _wait_for_error(host, snapshot_id)
+            host.assert_untouched()
