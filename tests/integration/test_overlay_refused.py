@@ -249,6 +249,12 @@ def test_an_overlay_that_another_process_has_open_is_refused(
     assert 'another process has it open' in str(error)
 
 
+def test_a_name_that_no_file_can_have_is_refused(host: Host) -> None:
+    error = _refused(host, '\N{SNOWMAN}' * 100)
+    assert isinstance(error, exception.InvalidOverlay)
+    assert 'its name is too long' in str(error)
+
+
 def test_the_active_layer_is_refused(host: Host) -> None:
     error = _refused(host, host.volume.name)
     assert isinstance(error, exception.InvalidOverlay)
