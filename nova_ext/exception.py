@@ -117,6 +117,13 @@ class SnapshotExists(Invalid):
     )
 
 
+class LayerChanged(Invalid):
+    msg_fmt = (
+        'The active layer of volume %(volume_id)s is not %(expected)s any '
+        'more, as it was when the request was accepted; nothing was changed'
+    )
+
+
 class SnapshotNotInChain(Invalid):
     msg_fmt = (
         'The backing chain of volume %(volume_id)s does not allow this '

@@ -121,7 +121,7 @@ class Admission:
         # guest that is off it may know the first file only.
         before = seen.headers if stored else seen.domain
         merge.check_notes(volume_id, before, notes, request)
-        return Job(
+        job = Job(
             snapshot_id=snapshot_id,
             volume_id=volume_id,
             operation=Operation.DELETE,
@@ -138,6 +138,16 @@ class Admission:
             stored=stored,
             process=attachment.domain.process,
         )
+        holding = {seen.files[path] for path in seen.holding}
+        for path in job.doomed:
+            if seen.files[path] in holding:
+                raise exception.SnapshotNotInChain(
+                    volume_id=volume_id,
+                    reason=f'{os.path.basename(path)} has snapshots inside, '
+                    'which would be lost. With the instance off, remove them '
+                    'by "qemu-img snapshot -d NAME FILE"; "-l" shows them',
+                )
+        return job
 
     def repeat(self, known: Job, now: float) -> Job | None:
         """The job of a DELETE for what was merged before.
@@ -251,6 +261,8 @@ class Admission:
             reason = 'it is encrypted'
         elif disk.readonly:
             reason = 'it is attached read-only'
+        else:
+            reason = disk.special
         if reason:
             raise exception.UnsupportedDisk(
                 volume_id=volume_id,

@@ -112,7 +112,7 @@ class Engine:
         if (
             verdict is Verdict.CLAIMED
             and run.job.overlay
-            and self._journal.later(run.job) is None
+            and not self._journal.later(run.job)
         ):
             self._reports.compare(run.job)
         with run.lock:
@@ -144,12 +144,30 @@ class Engine:
 
     def _refreshed(self, job: Job) -> tuple[Job, Action]:
         """Have Nova know what QEMU has open, and what follows from that."""
-        used = self._hypervisor.look(job) is Chain.AFTER
+        # NOTE: what Nova knows from a later job is not taken back.
+        used = not self._is_covered(job) and (
+            self._hypervisor.look(job) is Chain.AFTER
+        )
         record = self._nova.refresh(job, used)
         # NOTE: only now a start that read the old record has shown itself.
         chain = self._hypervisor.look(job)
+        if chain is not Chain.AFTER and self._is_found(job):
+            chain = Chain.AFTER
+            if self._is_covered(job):
+                record = Record.RIGHT
         trouble = self._nova.trouble if record is Record.UNKNOWN else ''
         return transition.refreshed(job, chain, record, time.time(), trouble)
+
+    def _is_found(self, job: Job) -> bool:
+        """Whether the next job of the volume found it done, and goes on from
+        there: Cinder may have acted long before it is asked.
+        """
+        later = self._journal.later(job)
+        return bool(later) and later[0].before[0] == job.after[0]
+
+    def _is_covered(self, job: Job) -> bool:
+        """Whether a later job puts a layer on top, and tells Nova of that."""
+        return any(other.overlay for other in self._journal.later(job))
 
     def _forget(self) -> None:
         now = time.time()
@@ -279,9 +297,15 @@ class Engine:
                 run.job.to(State.RUNNING, aside=False, reason=''),
                 Action.START,
             )
+        elif time.time() > run.begin_by and not run.queued:
+            # NOTE: the journal, or all of the agent, stood still meanwhile.
+            late = gate.refusal(run.job, 'it came too late')
+            return self._stop(run, late)
         # NOTE: whatever fails from here on, it is asked for once only.
         run.action = Action.LOOK
         reason = self._start(run)
+        if isinstance(run.error, exception.LayerChanged):
+            return self._stop(run, gate.refusal(run.job, reason))
         return self._enter(
             run, run.job.to(State.VERIFYING, reason=reason), Action.LOOK
         )

@@ -7,14 +7,18 @@ milliseconds and Cinder waits for both. What the files say is in verify.
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
 from nova_ext.agent import verify
 from nova_ext.agent.job import Job, Kind
+from nova_ext.virt import image
 
 if TYPE_CHECKING:
     from nova_ext.virt import chain, guest
+
+LOG = logging.getLogger(__name__)
 
 
 class Flush:
@@ -25,8 +29,9 @@ class Flush:
         that is not known
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, files: image.Files) -> None:
         self._job = job
+        self._files = files
         self._thread: threading.Thread | None = None
         self.wanted = job.merges and not job.flushed
         self.done = False
@@ -42,25 +47,44 @@ class Flush:
         )
         if not (self.wanted and same):
             return
-        # NOTE: QEMU has flushed a base before a commit counts as over, and
-        # what it does not have open any more when it closed it.
-        if job.kind is not Kind.PULL or not verify.disk_of(job, domain):
-            self.done = True
-            return
+        # NOTE: QEMU keeps nothing of a commit to itself, nor of what it does
+        # not have open any more; but it leaves it to the kernel, which has
+        # not written all of it yet (7.2 with a raw base).
+        pulled = job.kind is Kind.PULL and verify.disk_of(job, domain)
         self._thread = threading.Thread(
-            target=self._flush, args=(found,), name='flush', daemon=True
+            target=self._flush,
+            args=(found if pulled else None,),
+            name='flush',
+            daemon=True,
         )
         self._thread.start()
 
     def wait(self) -> None:
-        """Until it is over; libvirt bounds that."""
+        """Until it is over; libvirt bounds that, and who looks at files."""
         if self._thread is not None:
             self._thread.join()
 
-    def _flush(self, found: guest.Guest) -> None:
+    def _flush(self, found: guest.Guest | None) -> None:
         try:
-            found.flush(self._job.target)
+            if found is not None:
+                found.flush(self._job.target)
+            else:
+                self._sync()
             self.done = True
+        except image.NotOnDisk as error:
+            LOG.error('What was merged is not on disk: %s', error)
         except Exception as error:
             # NOTE: it would end with this thread, and nobody would know.
             self.error = error
+
+    def _sync(self) -> None:
+        """Have the kernel write out what a merge wrote."""
+        job = self._job
+        place = job.before.index(job.doomed[0])
+        written = [job.before[place - 1]]
+        if job.kind is Kind.COMMIT:
+            written.append(job.before[place + 1])
+        for path in written:
+            # NOTE: it can take minutes; others look at that directory, and
+            # are not to take it for hung.
+            self._files.look(f'{path}/', image.sync, path)

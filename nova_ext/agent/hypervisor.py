@@ -66,7 +66,7 @@ class Hypervisor:
 
     def look(self, job: Job) -> transition.Chain:
         """What the chain of a job is now."""
-        flush = flushing.Flush(job)
+        flush = flushing.Flush(job, self._files)
         chain = verify.look(job, self._host, self._files, flush.over)
         flush.wait()
         if chain is transition.Chain.STALE:
@@ -121,9 +121,22 @@ class Hypervisor:
         """
         described = self._host.described(job.instance_id)
         # NOTE: since it was admitted another volume may be at its target.
-        if described is None or verify.disk_of(job, described[1]) is None:
+        disk = verify.disk_of(job, described[1]) if described else None
+        if described is None or disk is None:
             raise exception.VolumeNotAttached(volume_id=job.volume_id)
         found, domain = described
+        # NOTE: nothing was asked of libvirt so far, so that the engine takes
+        # this for a refusal.
+        if disk.layers and disk.layers[0].path != job.before[0]:
+            raise exception.LayerChanged(
+                volume_id=job.volume_id, expected=job.before[0]
+            )
+        if job.stored and found.has_managed_save():
+            raise exception.InstanceInvalidState(
+                instance_id=job.instance_id,
+                state='was suspended meanwhile',
+                method=f'volume_snapshot_{job.operation.value}',
+            )
         if job.kind is Kind.OVERLAY:
             self._switch(job, found, domain)
             return

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nova_ext import exception
+from nova_ext.agent import wire
 from nova_ext.agent.job import Job, State, describe
 from nova_ext.agent.sweeper import Run
 from nova_ext.agent.transition import Action
@@ -71,6 +72,7 @@ class Intake:
         not_after: float,
         request_id: str | None,
         patience: float = 0.0,
+        reply_wait: float = 0.0,
     ) -> Run:
         """Journal a job, which is begun at once.
 
@@ -78,6 +80,7 @@ class Intake:
             unless it had to wait for another job
         :param patience: seconds from then in which whoever asked, and was not
             answered, says that it is not done
+        :param reply_wait: seconds from then in which it can be begun
         :raises: :class:`nova_ext.exception.Unavailable`
         """
         if self._sweeper.closing:
@@ -88,5 +91,6 @@ class Intake:
         LOG.info('Accepted %s, for %s', describe(job), request_id)
         run = Run(job, Action.FENCE)
         run.doubtful = (not_after, not_after + patience)
+        run.begin_by = not_after + reply_wait + wire.CLOCK_ALLOWANCE
         self._sweeper.add(run)
         return run

@@ -180,13 +180,12 @@ class Journal:
         )
         return jobs[0] if jobs else None
 
-    def later(self, job: agent_job.Job) -> agent_job.Job | None:
-        """A later job that may have changed the same volume, if any."""
-        jobs = self._select(
-            'volume_id = ? AND id > ? AND state != ? LIMIT 1',
+    def later(self, job: agent_job.Job) -> list[agent_job.Job]:
+        """The later jobs that may have changed the same volume, in order."""
+        return self._select(
+            'volume_id = ? AND id > ? AND state != ? ORDER BY id',
             (job.volume_id, job.identity, agent_job.State.FAILED.value),
         )
-        return jobs[0] if jobs else None
 
     def unfinished(self) -> list[agent_job.Job]:
         """Every job that is not over, the oldest first."""

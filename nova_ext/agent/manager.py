@@ -196,8 +196,9 @@ class Manager:
     def _accept(
         self, job: Job, not_after: float, request_id: str | None
     ) -> Run:
-        patience = wire.answer_wait(self.reply_wait) + _NO_SECONDS
-        return self._intake.accept(job, not_after, request_id, patience)
+        wait = self.reply_wait
+        patience = wire.answer_wait(wait) + _NO_SECONDS
+        return self._intake.accept(job, not_after, request_id, patience, wait)
 
     def _check_clock(self, snapshot_id: str, not_after: float) -> None:
         # NOTE: by a clock that is behind that of the API it would be started

@@ -7,6 +7,7 @@ is changed; what is said to whom is admission's business.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from nova_ext.virt import chain, image
@@ -40,6 +41,10 @@ def look(disk: chain.Disk, new_path: str) -> tuple[chain.Seen, str | None]:
             f'there is no file {name} in the directory of the active layer, '
             f'{directory}'
         )
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return seen, 'its name is too long'
 
 
 def _objection(

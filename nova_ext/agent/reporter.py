@@ -81,8 +81,13 @@ class Reporter:
         if row is not None and row.status == _DOING[job.operation]:
             # NOTE: what a report was not answered can still arrive, after
             # the one that counts.
-            heard = row.progress in (None, _DONE)
-            return Verdict.RETRY if heard else Verdict.OVERTAKEN
+            if row.progress not in (None, _DONE):
+                return Verdict.OVERTAKEN
+            # NOTE: a snapshot for a backup stays in creation as long as the
+            # volume is copied, and is deleted then.
+            if row.progress and job.operation is Operation.CREATE:
+                return Verdict.HELD
+            return Verdict.RETRY
         if job.operation is Operation.DELETE:
             return Verdict.CLAIMED if row is None else Verdict.GAVE_UP
         # NOTE: whatever else it is doing (deleting, backing-up), it has been
@@ -144,7 +149,7 @@ class Reporter:
         # NOTE: 400 and 404 are also what a report gets that was accepted
         # before and whose answer was lost (lab E8): the row tells.
         verdict = self.confirm(job)
-        if verdict in (Verdict.RETRY, Verdict.OVERTAKEN):
+        if verdict in (Verdict.RETRY, Verdict.OVERTAKEN, Verdict.HELD):
             return self._retry(job, f'it answered {answer}')
         return verdict
 

@@ -71,11 +71,11 @@ class Rollbacks:
             ),
             Line(
                 'later jobs',
-                f'job {later.identity}, a {later.operation.value}, is '
-                f'{later.state.value}'
+                f'job {later[0].identity}, a {later[0].operation.value}, is '
+                f'{later[0].state.value}'
                 if later
                 else 'none has changed the volume',
-                later is None,
+                not later,
             ),
         ]
 

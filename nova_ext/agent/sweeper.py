@@ -39,6 +39,8 @@ class Run:
         asked for it is told that it will be done; under ``lock``
     :ivar doubtful: wall-clock seconds from when until when an API that was not
         answered may be saying that it is not done
+    :ivar begin_by: wall-clock seconds after which an API may have said so of
+        one that is not queued
     :ivar cancelled: an operator wants its block job to end
     :ivar asked_again: Cinder has asked once more, so that what it said of an
         earlier attempt does not count; under ``lock``
@@ -66,6 +68,7 @@ class Run:
         self.abandoned = False
         self.queued = False
         self.doubtful = (math.inf, math.inf)
+        self.begin_by = math.inf
         self.answered = threading.Event()
         self.hurried = False
         self.error: exception.NovaExtException | None = None

@@ -15,6 +15,11 @@ from nova_ext.agent.job import Job, Kind, Operation, State
 
 # What an operator has tried again is over after this time.
 _AGAIN_SECONDS = 60.0
+_HELD = (
+    'Cinder has the report, and shows the snapshot as in creation still, as '
+    'it does while it copies a volume for a backup. Where it does not, look '
+    'whether cinder-volume runs'
+)
 _KEEP = (
     'what it wrote before is in {}. Keep both, and stop the instance before '
     'more is written: what it holds now is not what Cinder takes it for'
@@ -41,6 +46,7 @@ class Verdict(enum.Enum):
     CLAIMED = 'it acted on the report'
     GAVE_UP = 'it had given up before'
     OVERTAKEN = 'an earlier report arrived after this one'
+    HELD = 'it has the report, and holds the snapshot for itself'
     RETRY = 'it is not known'
 
 
@@ -118,8 +124,11 @@ def looked(
     if chain is Chain.AFTER:
         # NOTE: a look calls a merge this only once it is on disk.
         job = dataclasses.replace(job, flushed=True)
+    # NOTE: a merge that ends in the midst of a look makes the definition and
+    # the headers differ, so that a second look has to say the same.
+    lost = chain is Chain.OTHER and late and job.state is State.VERIFYING
     ended = chain in (Chain.AFTER, Chain.UNSAFE) or (
-        settled if chain is Chain.BEFORE else chain is Chain.OTHER and late
+        settled if chain is Chain.BEFORE else lost
     )
     if ended and job.lent:
         return job.to(State.VERIFYING), Action.RELEASE
@@ -144,6 +153,10 @@ def _ended(job: Job, chain: Chain) -> tuple[Job, Action]:
         return job.to(
             State.REPORTING, succeeded=True, reason=''
         ), Action.REPORT
+    if chain is Chain.OTHER and _was_merged(job):
+        # NOTE: the chain has changed since, and who forgot that it is merged
+        # would take the next request for another merge.
+        return _unheard(job), Action.NOTHING
     if chain is Chain.BEFORE:
         reason = job.reason or 'the block job ended without success'
     elif chain is Chain.UNSAFE:
@@ -164,14 +177,22 @@ def _ended(job: Job, chain: Chain) -> tuple[Job, Action]:
     ), Action.REPORT
 
 
+def _was_merged(job: Job) -> bool:
+    """Whether a look has found it merged, and on disk."""
+    return job.operation is Operation.DELETE and bool(
+        job.flushed or job.succeeded
+    )
+
+
 def _unsafe(job: Job) -> str:
-    """What mends a merge whose QEMU was killed before it wrote all out."""
+    """What mends a merge of which not all was surely written out."""
     place = job.before.index(job.doomed[0])
     above, doomed = (
         path.rpartition('/')[2] for path in job.before[place - 1 : place + 1]
     )
     return (
-        f'QEMU ended before all of {doomed} was surely elsewhere on disk. '
+        f'QEMU ended, or the disk failed, before all of {doomed} was surely '
+        'elsewhere on disk. '
         f'Keep {doomed}: with the instance off, run "qemu-img rebase -u -F '
         f'FORMAT -b {doomed} {above}", where FORMAT is that of {doomed}, '
         'and delete the snapshot again'
@@ -255,7 +276,7 @@ def _moved(job: Job) -> str:
 
 def reported(job: Job, verdict: Verdict, now: float) -> tuple[Job, Action]:
     """What follows from an attempt to tell Cinder the outcome."""
-    if verdict in (Verdict.RETRY, Verdict.OVERTAKEN):
+    if verdict in (Verdict.RETRY, Verdict.OVERTAKEN, Verdict.HELD):
         return job, Action.REPORT
     if not job.succeeded:
         return job.to(State.FAILED), Action.NOTHING
@@ -276,10 +297,13 @@ def confirmed(
     :param grace: seconds after the deadline for Cinder to act
     """
     if verdict is Verdict.CLAIMED:
-        return _over(job.to(State.DONE))
+        return _over(job.to(State.DONE, reason=''))
     if verdict is Verdict.OVERTAKEN:
         return job.to(State.REPORTING), Action.REPORT
-    if verdict is Verdict.GAVE_UP or now >= job.deadline + grace:
+    late = now >= job.deadline + grace
+    if late and verdict is Verdict.HELD:
+        return dataclasses.replace(job, reason=_HELD), Action.CONFIRM
+    if late or verdict is Verdict.GAVE_UP:
         return _over(_unheard(job))
     return job, Action.CONFIRM
 
@@ -323,7 +347,7 @@ def abandoned(job: Job) -> Job:
         reason += f': {job.reason}'
     if job.succeeded is False:
         return job.to(State.FAILED, reason=reason)
-    if job.succeeded and job.operation is Operation.DELETE:
+    if _was_merged(job):
         # NOTE: that it is merged is what keeps a retry from a wrong merge.
         return job.to(State.UNCLAIMED, reason=reason)
     return job.to(State.ABANDONED, reason=reason)

@@ -18,15 +18,25 @@ from nova_ext.virt import image
 # NOTE: libvirt's own bound (QEMU_DOMAIN_STORAGE_SOURCE_CHAIN_MAX_DEPTH), so
 # that neither a loop of headers nor a crowd of them can hold us up.
 _MAX_LAYERS = 200
+# What an overlay, or the next start, would not keep.
+_SPECIAL = {
+    'shareable': 'it is shared with other instances',
+    'transient': 'what is written to it is thrown away',
+    './/slices': 'a part of its file is used only',
+}
 _NOVA = '{http://openstack.org/xmlns/libvirt/nova/'
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One file of a chain: its path and the format it is opened with."""
+    """One file of a chain: its path and the format it is opened with.
+
+    :ivar snapshots: how many are inside it, as far as its header was read
+    """
 
     path: str
     format: str
+    snapshots: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Disk:
     :ivar busy: whether libvirt says that a block job mirrors it
     :ivar committed: the file that is the same as what is above it, where
         the active layer was committed and the guest can go on in that file
+    :ivar special: why its layers cannot be changed; '' if they can
     """
 
     target: str
@@ -50,6 +61,7 @@ class Disk:
     encrypted: bool
     busy: bool
     committed: str | None = None
+    special: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +105,8 @@ class Seen:
     :ivar files: path → device and inode, or the path where nothing is
     :ivar open: path → QEMU's locks, for every file that was asked for
     :ivar vague: whether a header does not say the format of what is below
+    :ivar holding: paths of layers with snapshots inside, of which a merge
+        would keep nothing
     """
 
     domain: tuple[str, ...]
@@ -100,6 +114,7 @@ class Seen:
     files: dict[str, tuple[int, int] | str]
     open: dict[str, image.Locks]
     vague: bool = False
+    holding: tuple[str, ...] = ()
 
     @property
     def agree(self) -> bool:
@@ -166,6 +181,14 @@ def _disk(element: ElementTree.Element) -> Disk:
         ),
         busy=element.find('mirror') is not None,
         committed=_committed(element.find('mirror')),
+        special=next(
+            (
+                why
+                for path, why in _SPECIAL.items()
+                if element.find(path) is not None
+            ),
+            '',
+        ),
     )
 
 
@@ -250,6 +273,7 @@ def _follow(layer: Layer) -> list[Layer]:
         if found.features & image.DATA_FILE:
             # QEMU would open whatever file the header names.
             raise image.NotAnImage(f'{path} has an external data file')
+        layers[-1] = dataclasses.replace(layers[-1], snapshots=found.snapshots)
         if found.backing_file is None:
             break
         if len(layers) >= _MAX_LAYERS:
@@ -305,6 +329,7 @@ def observe(disk: Disk, *others: str) -> Seen:
         files={path: _file(path) for path in {*named, *below, *others}},
         open=found,
         vague=not all(layer.format for layer in layers),
+        holding=tuple(layer.path for layer in layers if layer.snapshots),
     )
 
 

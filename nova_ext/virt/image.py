@@ -48,6 +48,12 @@ class NotAnImage(ValueError):
     """A file that is not what it should be; says why, for the caller."""
 
 
+class NotOnDisk(Exception):
+    """What was written is perhaps lost; asked again, the kernel would not say
+    so any more.
+    """
+
+
 class ShareHung(OSError):
     """A look at a file did not come back in time."""
 
@@ -59,6 +65,7 @@ class Image:
     :ivar identity: device and inode
     :ivar virtual_size: bytes
     :ivar features: the incompatible feature bits
+    :ivar snapshots: how many internal ones it has
     :ivar holds_data: whether any cluster of its own is mapped; None if that
         was not asked
     """
@@ -69,6 +76,7 @@ class Image:
     backing_format: str | None
     encrypted: bool
     features: int
+    snapshots: int
     holds_data: bool | None
 
 
@@ -101,6 +109,20 @@ def read_qcow2(path: str, *, link: bool = False, data: bool = True) -> Image:
         return _parse(fd, (status.st_dev, status.st_ino), data)
     except struct.error:
         raise NotAnImage('its qcow2 header is cut short') from None
+    finally:
+        os.close(fd)
+
+
+def sync(path: str) -> None:
+    """Have what was written to the file at `path`, by whomever, on disk.
+
+    :raises: :class:`NotOnDisk`, :class:`NotAnImage`, OSError
+    """
+    fd = _open(path)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise NotOnDisk(f'{error.strerror} ({path})') from None
     finally:
         os.close(fd)
 
@@ -241,6 +263,7 @@ def _parse(fd: int, file_identity: tuple[int, int], data: bool) -> Image:
         backing_format=_backing_format(fd, header_length, end),
         encrypted=crypt_method != 0,
         features=features,
+        snapshots=snapshots,
         holds_data=holds_data,
     )
 

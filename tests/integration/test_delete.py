@@ -284,6 +284,29 @@ def test_what_is_no_merge_of_one_layer_is_refused(share: Share) -> None:
     share.delete(first)
 
 
+@pytest.mark.parametrize('off', [False, True])
+def test_a_layer_with_snapshots_inside_is_not_merged_away(
+    share: Share, off: bool
+) -> None:
+    """Cinder did not make them, and would remove them with the file."""
+    older = share.snapshot()
+    share.snapshot()
+    domain = share.host.guest.domain
+    domain.destroy()
+    doomed = share.host.directory / share.host.chain()[1]
+    _run('snapshot', '-c', 'mine', doomed)
+    if not off:
+        domain.create()
+    with pytest.raises(exception.SnapshotNotInChain, match='inside'):
+        share.delete(older)
+    assert doomed.exists()
+    if not off:
+        domain.destroy()
+    _run('snapshot', '-d', 'mine', doomed)
+    share.host.double.set_snapshot(older, 'available')
+    share.delete(older)
+
+
 @pytest.mark.parametrize('code', [400, 404, 401, 403, 500, 503])
 def test_nothing_is_merged_that_cinder_does_not_await(
     share: Share, code: int

@@ -21,6 +21,7 @@ import pytest
 
 from nova_ext import exception
 from nova_ext.virt.private import PrivateLibvirtd
+from tests.fixtures.cinder import Request
 from tests.fixtures.libvirt import qemu_pid
 from tests.fixtures.merge import (
     ASKED,
@@ -137,3 +138,28 @@ def test_requests_while_a_share_hangs_begin_nothing(
         host.double.set_snapshot(known, 'available')
         share.delete(known)
         share.assert_nothing_lost()
+
+
+@pytest.mark.parametrize('off', [False, True])
+def test_what_was_committed_is_on_disk_before_cinder_is_told(
+    libvirtd: PrivateLibvirtd, off: bool
+) -> None:
+    """QEMU leaves it to the kernel, which a power cut takes by surprise."""
+    with slow_share(libvirtd, make=WatchedHost) as share:
+        host = share.host
+        assert isinstance(host, WatchedHost)
+        older = share.snapshot()
+        share.snapshot()
+        active, _, base = host.chain()
+        if off:
+            host.guest.domain.destroy()
+        synced: list[set[str]] = []
+
+        def is_end(request: Request) -> bool:
+            if request.update == {'status': 'deleting', 'progress': '90%'}:
+                synced.append(host.synced())
+            return False
+
+        host.double.answer_with(500, times=None, when=is_end)
+        share.cinder.delete(older, share.compute_delete)
+        assert synced == [{active, base}]

@@ -18,11 +18,12 @@ import pytest
 
 from nova_ext import context, exception
 from nova_ext.virt import chain
+from nova_ext.virt import guest as virt_guest
 from nova_ext.virt.private import PrivateLibvirtd
 from nova_ext.virt.sample import create_volume
 from nova_ext.virt.sample_chain import make_overlay
 from tests.fixtures.host import SIZE, Host, short_directory
-from tests.fixtures.merge import wait_until
+from tests.fixtures.merge import WatchedHost, wait_until
 
 pytest_plugins = ['tests.fixtures.host']
 
@@ -62,6 +63,43 @@ def test_a_guest_that_is_suspended_is_not_switched(host: Host) -> None:
     domain.create()
     assert _disks(domain)[host.volume_id] == [host.volume.name]
     host.guest.wait_reported(host.guest.reported() + 3)
+
+
+def test_a_guest_that_was_off_and_is_suspended_is_not_switched(
+    host: Host,
+) -> None:
+    domain = host.guest.domain
+    domain.destroy()
+    reported = host.guest.reported()
+
+    def use() -> None:
+        host.guest.start()
+        host.guest.wait_reported(reported + 3)
+        domain.managedSave(0)
+
+    _while_cinder_is_asked(host, use)
+    snapshot_id = host.snapshot()
+    with pytest.raises(exception.InstanceInvalidState, match='meanwhile'):
+        host.create(snapshot_id, host.overlay().name)
+    _wait_for_error(host, snapshot_id)
+    domain.create()
+    assert _disks(domain)[host.volume_id] == [host.volume.name]
+
+
+def test_another_active_layer_is_left_alone(host: Host) -> None:
+    """The next start would leave out the layer that is in between."""
+    other = host.overlay()
+    guest = virt_guest.Guest(host.guest.domain, host.uri)
+
+    def switch() -> None:
+        guest.snapshot(host.guest.target, str(other), ['vda'])
+
+    _while_cinder_is_asked(host, switch)
+    snapshot_id = host.snapshot()
+    with pytest.raises(exception.LayerChanged):
+        host.create(snapshot_id, host.overlay().name)
+    _wait_for_error(host, snapshot_id)
+    assert host.chain() == [other.name, host.volume.name]
 
 
 def _disk(volume: pathlib.Path, volume_id: str) -> str:
@@ -120,3 +158,19 @@ def test_another_volume_in_its_place_is_left_alone(
                 )
             _wait_for_error(host, snapshot_id)
             assert _disks(domain)[other] == [volumes[other].name]
+
+
+def test_an_agent_that_hung_does_not_begin_what_was_given_up(
+    libvirtd: PrivateLibvirtd,
+) -> None:
+    """Its disk stood still, until the API had said that nothing was done."""
+    with short_directory() as directory:
+        host = WatchedHost(directory, libvirtd, reply_wait=0.5)
+        with host.running():
+            host.guest.wait_reported(1)
+            snapshot_id, overlay = host.snapshot(), host.overlay()
+            with host.stalled_journal():
+                with pytest.raises(exception.HostUnavailable):
+                    host.create(snapshot_id, overlay.name)
+            _wait_for_error(host, snapshot_id)
+            host.assert_untouched()

@@ -249,6 +249,12 @@ def test_an_overlay_that_another_process_has_open_is_refused(
     assert 'another process has it open' in str(error)
 
 
+def test_a_name_that_no_file_can_have_is_refused(host: Host) -> None:
+    error = _refused(host, '\N{SNOWMAN}' * 100)
+    assert isinstance(error, exception.InvalidOverlay)
+    assert 'its name is too long' in str(error)
+
+
 def test_the_active_layer_is_refused(host: Host) -> None:
     error = _refused(host, host.volume.name)
     assert isinstance(error, exception.InvalidOverlay)
@@ -343,17 +349,37 @@ def test_a_guest_with_a_saved_memory_image_is_refused(host: Host) -> None:
     host.assert_untouched()
 
 
-def test_a_read_only_disk_is_refused(libvirtd: PrivateLibvirtd) -> None:
-    def readonly(domain: ElementTree.Element) -> None:
-        disk = domain.findall('devices/disk')[1]
-        ElementTree.SubElement(disk, 'readonly')
+@pytest.mark.parametrize(
+    ('place', 'inside', 'words'),
+    [
+        ('.', '<readonly/>', 'read-only'),
+        ('.', '<shareable/>', 'shared'),
+        ('.', '<transient/>', 'thrown away'),
+        (
+            'source',
+            f'<slices><slice type="storage" offset="0" size="{SIZE}"/>'
+            '</slices>',
+            'a part of its file',
+        ),
+    ],
+)
+def test_a_disk_that_an_overlay_would_change_is_refused(
+    libvirtd: PrivateLibvirtd, place: str, inside: str, words: str
+) -> None:
+    """The next start would have another disk than the guest had."""
+
+    def customise(domain: ElementTree.Element) -> None:
+        element = domain.findall('devices/disk')[1].find(place)
+        element.append(ElementTree.fromstring(inside))  # type: ignore
 
     with short_directory() as directory:
         with Host(
-            directory, libvirtd, {'customise': readonly}
+            directory, libvirtd, {'customise': customise}
         ).running() as host:
-            with pytest.raises(exception.UnsupportedDisk, match='read-only'):
-                host.create(host.snapshot(), host.overlay().name)
+            for end in (lambda: None, host.guest.domain.destroy):
+                end()
+                with pytest.raises(exception.UnsupportedDisk, match=words):
+                    host.create(host.snapshot(), host.overlay().name)
             assert host.states() == []
 
 

@@ -208,6 +208,13 @@ def merge(server: Server, api: Client, agent: Agent) -> tuple[str, str]:
     """Begin a pull: the snapshot's id, and the name of the active layer."""
     snapshot_id, name = take_snapshot(server, api, agent)
     claim(server, agent, snapshot_id)
+    delete_active(server, api, snapshot_id)
+    wait_for_state(agent, snapshot_id, 'RUNNING')
+    return snapshot_id, name
+
+
+def delete_active(server: Server, api: Client, snapshot_id: str) -> None:
+    """Ask for the pull of all that is below the active layer."""
     server.cloud.cinder.set_snapshot(snapshot_id, 'deleting')
     info = {
         'volume_id': server.volume_id,
@@ -217,8 +224,6 @@ def merge(server: Server, api: Client, agent: Agent) -> tuple[str, str]:
     }
     asked = api.delete(info, f'/v2.1{PATH}/{snapshot_id}')
     assert asked.status_code == 204, asked.text
-    wait_for_state(agent, snapshot_id, 'RUNNING')
-    return snapshot_id, name
 
 
 def told(server: Server, snapshot_id: str) -> tuple[str, str | None]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from tests.nova.agents import (
     REPLY_WAIT,
     Agent,
     claim,
+    delete_active,
     job,
     restart,
     state,
@@ -159,6 +161,21 @@ def test_without_its_configuration_nothing_is_begun(
         assert process.wait(60) == 1
         last = agent.log().splitlines()[-1]
         assert 'set [nova_ext_agent] nova_config_file' in last
+
+
+def test_a_snapshot_for_a_backup_comes_and_goes(
+    server: Server, api: Client, agent: Agent
+) -> None:
+    """It is in creation while it is copied, and deleted without a pause."""
+    snapshot_id, name = take_snapshot(server, api, agent)
+    assert state(agent, snapshot_id) == 'CONFIRMING'
+    delete_active(server, api, snapshot_id)
+    wait_for_state(agent, snapshot_id, 'CONFIRMING')
+    server.cloud.cinder.remove_snapshot(snapshot_id)
+    agent.wait(
+        lambda: json.loads(agent.manage('job', 'list', '--json').stdout) == []
+    )
+    assert server.chain() == [name]
 
 
 @pytest.mark.parametrize('operation', ['reboot', 'stop'])

@@ -176,6 +176,7 @@ def test_a_volume_twice_in_one_guest_is_refused(scene: Scene) -> None:
         ({'layers': (), 'type': 'network'}, 'of type network'),
         ({'encrypted': True}, 'it is encrypted'),
         ({'readonly': True}, 'read-only'),
+        ({'special': 'it is shared'}, 'it is shared'),
     ],
 )
 def test_a_disk_must_be_made_of_files_that_can_be_written(

@@ -170,6 +170,16 @@ class Looks:
         return self.chain
 
 
+@pytest.fixture(autouse=True)
+def synced() -> Iterator[list[str]]:
+    """The files that the kernel was made to write out."""
+    paths: list[str] = []
+    with mock.patch.object(
+        image, 'sync', autospec=True, side_effect=paths.append
+    ):
+        yield paths
+
+
 @pytest.fixture
 def looks() -> Iterator[Looks]:
     looks = Looks()
@@ -180,19 +190,30 @@ def looks() -> Iterator[Looks]:
 @pytest.mark.parametrize(
     'chain', [chain for chain in Chain if chain is not Chain.STALE]
 )
-def test_what_was_pulled_is_on_disk_before_it_counts(
-    hypervisor: Hypervisor, guest: fakes.Guest, looks: Looks, chain: Chain
+def test_what_was_merged_is_on_disk_before_it_counts(
+    hypervisor: Hypervisor,
+    guest: fakes.Guest,
+    looks: Looks,
+    synced: list[str],
+    chain: Chain,
 ) -> None:
     job = jobs.delete(**HERE, kind=Kind.PULL)
     looks.chain = chain
     assert hypervisor.look(job) is chain
     assert guest.calls == [('flush', 'vdb')]
+    assert synced == []
     # The other kinds leave nothing in the memory of a living QEMU, nor does
-    # a disk that it was told to close.
-    for other in (jobs.create(**HERE), jobs.delete(**HERE)):
+    # a disk that it was told to close; but perhaps in that of the kernel.
+    for other, files in (
+        (jobs.create(**HERE), []),
+        (jobs.delete(**HERE), [S2, V]),
+    ):
+        synced.clear()
         assert hypervisor.look(other) is chain
+        assert synced == files
     guest.disks = ()
     assert hypervisor.look(job) is chain
+    assert synced == [S2, V, S2]
     assert guest.calls == [('flush', 'vdb')]
 
 
@@ -212,6 +233,19 @@ def test_what_another_process_merged_is_not_sure_to_be_on_disk(
     assert hypervisor.look(job) is Chain.UNSAFE
     done = job.to(job.state, flushed=True)
     assert hypervisor.look(done) is Chain.AFTER
+
+
+def test_a_commit_that_cannot_be_written_out_is_not_done(
+    hypervisor: Hypervisor, looks: Looks
+) -> None:
+    for error, chain in (
+        (OSError('not now'), Chain.UNKNOWN),
+        # Of that the kernel speaks once only.
+        (image.NotOnDisk('no space'), Chain.UNSAFE),
+    ):
+        with mock.patch.object(image, 'sync', side_effect=error):
+            assert hypervisor.look(jobs.delete(**HERE)) is chain
+    assert hypervisor.look(jobs.delete(**HERE)) is Chain.AFTER
 
 
 @pytest.mark.parametrize('error', [fakes.refusal('not running'), OSError()])

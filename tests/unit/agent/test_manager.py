@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pathlib
 import sqlite3
 import threading
@@ -909,6 +910,55 @@ def test_nova_is_told_until_it_is(path: pathlib.Path) -> None:
         assert engine.manager.control.job_show(1)['reason'] == ''
     thread.join(TIMEOUT)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ('record', 'proceed'),
+    [
+        (Record.RIGHT, lambda engine: engine.delete()),
+        (
+            Record.WRONG,
+            lambda engine: engine.create(
+                create_info={**INFO, 'snapshot_id': 'next'}
+            ),
+        ),
+    ],
+)
+def test_the_next_job_of_the_volume_is_no_start_of_the_old_file(
+    path: pathlib.Path, record: Record, proceed: Callable[[Engine], None]
+) -> None:
+    with (
+        mock.patch.object(agent_engine, '_CONFIRM_SECONDS', (0.5,)),
+        running(path, of_nova=True) as engine,
+    ):
+        engine.reports.confirm.side_effect = [
+            Verdict.RETRY,
+            Verdict.CLAIMED,
+            Verdict.CLAIMED,
+        ]
+        engine.create()
+        engine.wait_for(lambda: engine.reports.confirm.called)
+        # Cinder has acted and gone on, before it is asked again.
+        engine.hypervisor.look.side_effect = lambda job: (
+            Chain.OTHER if job.identity == 1 else Chain.AFTER
+        )
+        engine.nova.refresh.side_effect = lambda job, used: (
+            record if job.identity == 1 else Record.RIGHT
+        )
+        before = engine.latest().after
+        engine.admission.create.side_effect = [
+            jobs.create(
+                snapshot_id='next',
+                before=before,
+                after=('/share/w', *before),
+                deadline=math.inf,
+            )
+        ]
+        engine.admission.delete.side_effect = [
+            jobs.delete(before=before, after=before[:1], deadline=math.inf)
+        ]
+        proceed(engine)
+        engine.wait_for_state(State.DONE, State.DONE)
 
 
 def test_no_agent_takes_up_what_it_cannot_tell_nova(

@@ -195,12 +195,21 @@ def test_a_layer_of_unsaid_format_has_no_format() -> None:
             'encrypted',
         ),
         ("<source file='/a'/><mirror type='file' job='copy'/>", 'busy'),
+        ("<source file='/a'/><shareable/>", 'special'),
+        ("<source file='/a'/><transient/>", 'special'),
+        ("<source file='/a'><slices/></source>", 'special'),
+        (
+            "<source file='/a'/><backingStore type='file'><source file='/b'>"
+            '<slices/></source></backingStore>',
+            'special',
+        ),
     ],
 )
 def test_what_forbids_a_snapshot_is_seen(inside: str, what: str) -> None:
     disk = _disk(_with(inside))
     said = {
-        name: getattr(disk, name) for name in ('readonly', 'encrypted', 'busy')
+        name: bool(getattr(disk, name))
+        for name in ('readonly', 'encrypted', 'busy', 'special')
     }
     assert said == {name: name == what for name in said}
 

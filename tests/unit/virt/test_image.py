@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import socket
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -71,6 +73,7 @@ def test_a_new_overlay_is_read_as_it_is(path: pathlib.Path) -> None:
         backing_format='qcow2',
         encrypted=False,
         features=0,
+        snapshots=0,
         holds_data=False,
     )
 
@@ -520,3 +523,13 @@ def test_a_hung_look_does_not_keep_the_process_alive() -> None:
         check=True,
     )
     assert done.stdout == 'hung\n'
+
+
+def test_what_the_kernel_cannot_write_out_is_said(tmp_path) -> None:  # type: ignore
+    path = tmp_path / 'volume'
+    path.write_bytes(b'data')
+    image.sync(str(path))
+    error = OSError(errno.ENOSPC, 'No space left on device')
+    with mock.patch.object(os, 'fsync', side_effect=error):
+        with pytest.raises(image.NotOnDisk, match='No space left'):
+            image.sync(str(path))
