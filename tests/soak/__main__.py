@@ -111,6 +111,7 @@ def _report(soak: Soak, lost: int, wrong: int) -> int:
         f'journal: {size} bytes, {kept // jobs} for each of {jobs} jobs and '
         'the rest for what SQLite writes ahead'
     )
+    print(f'{soak.world.compared} bytes read back and compared')
     within = (
         kept <= jobs * _JOURNAL_BYTES_PER_JOB
         and size - kept <= _JOURNAL_BYTES_AHEAD
