@@ -35,7 +35,7 @@ _ACTIONS: dict[str, tuple[int, Node | None, Node | None]] = {
     'create': (200, schemas.CREATE, schemas.CREATE_RESPONSE),
     'delete': (204, None, None),
 }
-_KEYSTONE_FAULT: Node = {
+KEYSTONE_FAULT: Node = {
     'type': 'object',
     'properties': {
         'error': {
@@ -114,7 +114,7 @@ def _answer(status: int, reason: str, schema: Node | None) -> Node:
 
 def _fault(status: int) -> Node:
     fault: Node = {'$ref': '#/components/schemas/fault'}
-    return {'anyOf': [fault, _KEYSTONE_FAULT]} if status == 401 else fault
+    return {'anyOf': [fault, KEYSTONE_FAULT]} if status == 401 else fault
 
 
 def _operation(route: router.Route, project: bool) -> Node:

@@ -247,9 +247,9 @@ agent_opts = [
         'history_days',
         default=30,
         min=1,
-        help='Days for which jobs that are over are remembered after the '
-        'instances of this host have lost the volume. As long as one has it, '
-        'nothing is forgotten: a repeated request is recognised by it.',
+        help='Days for which a job is remembered, counted from its end. As '
+        'long as an instance of this host has the volume, nothing is '
+        'forgotten, however old: a repeated request is recognised by it.',
     ),
     cfg.FloatOpt(
         'stop_wait',

@@ -116,8 +116,8 @@ class Enforcer(policy.Enforcer):
         creds = {**caller.to_policy_values(), 'is_admin': caller.is_admin}
         try:
             creds['is_admin'] = self.enforce('context_is_admin', {}, creds)
-            # NOTE: an empty target: the resource belongs to no project
-            # (contract §2), any service may ask for any volume.
+            # NOTE: an empty target, as in Nova: the resource belongs to no
+            # project, any service may ask for any volume.
             return bool(self.authorize(action, {}, creds))
         except (OSError, RuntimeError) as error:
             # Those of a rule with a URL: no connection, no answer in time.

@@ -2,8 +2,8 @@
 """The fence: Cinder is told that something begins, and must want to know.
 
 It proves that our credentials are good and that Cinder still waits, and it
-wipes out progress that an earlier attempt has left (contract W2, lab E1). It
-stands immediately before what it fences; nothing is retried.
+wipes out progress that an earlier attempt, or a backup of Cinder's, has left
+(W2). It stands immediately before what it fences; nothing is retried.
 """
 
 from __future__ import annotations

@@ -100,6 +100,9 @@ def _is_more(record: logging.LogRecord, who: Any) -> bool:
 def setup(conf: cfg.ConfigOpts) -> None:
     """Start the log, as the options of oslo.log say."""
     log.setup(conf, 'nova_ext')
+    # NOTE: at DEBUG it writes down what Keystone answers to a login, with a
+    # catalog of all services.
+    logging.getLogger('keystoneauth.identity.v3').setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         if type(handler.formatter) is formatters.ContextFormatter:
             handler.setFormatter(Formatter(conf))

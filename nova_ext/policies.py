@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may do what: two documented rules, with Nova's names and defaults.
 
-An operator's policy.yaml for Nova works here unchanged (contract §2).
+An operator's policy.yaml for Nova works here unchanged.
 """
 
 from __future__ import annotations

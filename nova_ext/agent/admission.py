@@ -24,7 +24,7 @@ T = TypeVar('T')
 
 
 class Admission:
-    """The checks of design §3 and §4.
+    """What must hold before a snapshot or a merge begins.
 
     The parameters that are no objects may change while it works.
 

@@ -76,7 +76,7 @@ class Journal:
         )
         self._database.execute('PRAGMA journal_mode = WAL')
         # NOTE: FULL, so that what is answered "accepted" survives a power
-        # cut; a commit costs a quarter of a millisecond (lab E6).
+        # cut; a commit costs a quarter of a millisecond.
         self._database.execute('PRAGMA synchronous = FULL')
         (version,) = self._database.execute('PRAGMA user_version').fetchone()
         if version > SCHEMA_VERSION:

@@ -146,7 +146,7 @@ class Manager:
         not_after: float,
         request_id: str | None = None,
     ) -> None:
-        """Switch a guest to a new active layer (design §3).
+        """Switch a guest to a new active layer.
 
         :param not_after: wall-clock seconds after which nothing is started
         :raises: :class:`nova_ext.exception.NovaExtException`
@@ -178,7 +178,7 @@ class Manager:
         not_after: float,
         request_id: str | None = None,
     ) -> None:
-        """Begin to merge a layer away (design §4).
+        """Begin to merge a layer away.
 
         :param not_after: wall-clock seconds after which nothing is started
         :raises: :class:`nova_ext.exception.NovaExtException`

@@ -96,7 +96,7 @@ def wanted(
         changed.append(paths[last])
     for path in changed:
         # NOTE: Quobyte keeps bases that many volumes share in a directory
-        # below the mount (lab E10).
+        # below the mount, volume_from_snapshot_cache.
         if os.path.dirname(path) != os.path.dirname(paths[0]):
             raise refusal(
                 f'{path} is not in the directory of the active layer; other '
@@ -161,7 +161,8 @@ def check_notes(
     """Refuse to merge in a chain that is not what Cinder takes it for.
 
     After a merge that Cinder did not take note of, it computes the next one
-    from names that mean something else by now (lab B4, trap 3).
+    from names that mean something else by now: of the youngest of two
+    snapshots it would ask for a pull that loses the other.
 
     :raises: :class:`nova_ext.exception.SnapshotNotInChain`
     """

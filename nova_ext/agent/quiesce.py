@@ -3,7 +3,7 @@
 
 Who freezes also thaws, whatever happens in between; after a process that died
 the next look does. Who finds the guest frozen already (Nova does that for an
-image, contract W27) leaves it so.
+image, W27) leaves it so.
 """
 
 from __future__ import annotations

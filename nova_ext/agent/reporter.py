@@ -3,8 +3,8 @@
 
 ``90%`` is sent in one place only, for an outcome that was verified: it is
 the string on which Cinder deletes files. Errors carry no progress, because
-Cinder would keep it and take it for ours later (contract W2). How often
-something is tried is the manager's business, HTTP is in nova_ext/cinder.py.
+Cinder would keep it and take it for ours later (W2). How often something is
+tried is the manager's business, HTTP is in nova_ext/cinder.py.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Reporter:
         if answer.code not in (400, 404):
             return self._retry(job, f'it answered {answer}')
         # NOTE: 400 and 404 are also what a report gets that was accepted
-        # before and whose answer was lost (lab E8): the row tells.
+        # before and whose answer was lost: the row tells.
         verdict = self.confirm(job)
         if verdict in (Verdict.RETRY, Verdict.OVERTAKEN, Verdict.HELD):
             return self._retry(job, f'it answered {answer}')

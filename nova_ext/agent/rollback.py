@@ -3,7 +3,7 @@
 
 No witness alone proves that an overlay is not in use by anybody, so each has
 a line, and all lines must allow it. Nothing is changed here; a person says
-whether it is done (design §3).
+whether it is done.
 """
 
 from __future__ import annotations

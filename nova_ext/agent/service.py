@@ -65,7 +65,7 @@ class Service:
             ) from None
         self._state_dir = pathlib.Path(options.state_dir)
         # NOTE: the order of a start: lock, journal, connect, recover, and
-        # only then serve (design §4).
+        # only then serve, or a request would meet a job of before.
         self._lock = self._take_lock()
         nova = self._nova(conf) if options.nova_config_file else None
         self._files = image.Files(options.file_timeout)

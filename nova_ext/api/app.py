@@ -79,7 +79,7 @@ class Mount:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         path = environ.get('PATH_INFO', '')
-        # NOTE: clients that join URLs carelessly send it (contract §1.1).
+        # NOTE: clients that join URLs carelessly send it; Nova takes it.
         if '//' in path:
             path = re.sub('/{2,}', '/', path)
         for prefix, app in self._apps:

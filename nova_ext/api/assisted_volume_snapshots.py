@@ -2,7 +2,7 @@
 """The resource os-assisted-volume-snapshots: two short methods.
 
 Validation is in schemas, HTTP in wsgi, and the work behind the compute API;
-what is left here is the order of them (contract §1.2).
+what is left here is the order of them, which is Nova's.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def is_plain_text(value: object) -> bool:
 
 
 def is_file_name(value: object) -> bool:
-    """Whether a string is one plain path component (contract W12)."""
+    """Whether a string is one plain path component (W12)."""
     if not isinstance(value, str):
         return True
     return (
@@ -115,7 +115,7 @@ DELETE_INFO: dict[str, Any] = {
 }
 
 # NOTE: delete_info is not required here but asked for later, after the
-# policy, because that is the order of checks of contract §1.2.
+# policy, because that is the order of Nova's checks.
 DELETE_QUERY: dict[str, Any] = {
     '$schema': 'https://json-schema.org/draft/2020-12/schema',
     'type': 'object',

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests and answers: parsing, version headers, faults, one status table.
 
-The order of the checks is contract §1.2. What a resource does is in its
-controller; nothing of libvirt, messaging or Cinder is known here.
+The order of the checks is Nova's; the API reference has it in conventions.inc.
+What a resource does is in its controller; nothing of libvirt, messaging or
+Cinder is known here.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ FAULT_NAMES = {
 }
 
 # NOTE: the one table from our errors to HTTP, first match wins. 409 is left
-# out on purpose: it would need a microversion of its own (contract §1.8).
+# out on purpose: it would need a microversion of its own (LP 1657585).
 STATUSES: tuple[tuple[type[exception.NovaExtException], int], ...] = (
     (exception.Invalid, 400),
     (exception.Forbidden, 403),
@@ -177,7 +178,7 @@ class Request(webob.Request):
 
     def check_content_type(self) -> None:
         """:raises: :class:`HTTPFault` 415"""
-        # NOTE: text/plain counts as none, as for Nova (contract §1.9).
+        # NOTE: text/plain counts as none, as for Nova.
         if self.environ.get('CONTENT_TYPE') == JSON:
             return
         if self.content_type not in ('', 'text/plain', JSON, VENDOR_JSON):
@@ -309,7 +310,7 @@ def _add_version_headers(
     response: webob.Response, version: tuple[int, int]
 ) -> None:
     standard, legacy = VERSION_HEADERS
-    # NOTE: one Vary, because the CORS filter keeps only one (contract W31).
+    # NOTE: one Vary, because the CORS filter keeps only one (W31).
     response.headerlist += [
         (standard, f'{SERVICE_TYPE} {_dotted(version)}'),
         (legacy, _dotted(version)),

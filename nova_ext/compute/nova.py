@@ -2,8 +2,9 @@
 """The backend inside nova-api: Nova's own compute API, with guards before it.
 
 What Nova answers stays as it is; a guard refuses what Nova would accept and
-lose data by (contract §4). What happens on the hypervisor is Nova's, and
-cannot be guarded from here. Nova is imported only with this module.
+lose data by (W1 to W32: data-safety.rst of the API reference). What happens
+on the hypervisor is Nova's, and cannot be guarded from here. Nova is imported
+only with this module.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ def backing_path(path: str, name: str, within: str) -> str:
 
 
 def _check_within(path: str, within: str, what: str) -> None:
-    # NOTE: Quobyte's shared bases are in a directory below (lab E10).
+    # NOTE: Quobyte's shared bases are below, in volume_from_snapshot_cache.
     if os.path.commonpath((os.path.realpath(path), within)) != within:
         raise image.NotAnImage(
             f'{what} leads out of {within}, the directory of the active '

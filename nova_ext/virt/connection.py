@@ -105,7 +105,7 @@ def call(
                 uri=uri, reason=reason
             ) from error
         # NOTE: libvirtd was killed in an earlier call, and QEMU still has
-        # what it had prepared for it (lab A.4).
+        # what it had prepared for it.
         if 'Duplicate nodes' in reason:
             reason += '. Power the instance off and on, then try again'
         raise exception.HypervisorError(

@@ -142,7 +142,7 @@ class Guest:
         :param bandwidth: MiB/s; 0 for no limit
         """
         # NOTE: without a base there is no name to keep relative, and libvirt
-        # refuses the flag (contract §3.4).
+        # refuses the flag (LP 1475202).
         flags = libvirt.VIR_DOMAIN_BLOCK_REBASE_RELATIVE if base else 0
         self._call(self._domain.blockRebase, target, base, bandwidth, flags)
 
@@ -191,9 +191,9 @@ class Guest:
     def forget_backing(self, target: str) -> str:
         """Let the stored definition say nothing of a disk's backing chain.
 
-        A merge makes it wrong (contract W32); at its next start libvirt
-        reads the chain from the headers. Guests of Nova are left alone: it
-        writes their definitions anew.
+        A merge makes it wrong (W32); at its next start libvirt reads the
+        chain from the headers. Guests of Nova are left alone: it writes
+        their definitions anew.
 
         :returns: the XML that was stored before
         """

@@ -183,7 +183,7 @@ def locks(path: str) -> Locks:
 
     Nothing is locked or changed. No lock proves something only where the
     same look has found one before: file systems without locks and other
-    mounts look alike (lab E2).
+    mounts look alike.
 
     :raises: :class:`NotAnImage`, OSError
     """

@@ -115,6 +115,8 @@ def main() -> int:
             print(*_complain(result), sep='\n')
     print(*_summary(everything), sep='\n')
     wrong = sum(not result.fine for result in everything)
+    compared = sum(result.compared for result in everything)
+    print(f'{compared} bytes read back and compared')
     print(f'{wrong} wrong, in {time.monotonic() - began:.0f} s')
     # An undisturbed run is no point; what it loses counts all the same.
     print(f'crash matrix: {_figures(everything)}')

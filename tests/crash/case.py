@@ -109,6 +109,7 @@ class Run:
         self._share.write_protect = self._share.give_up = False
         self._settle(attempt.error, ended, concerned)
         self._result.losses += judge.judge(self._uncounted, self._told)
+        self._result.compared = judge.compared
 
     def _ended(self) -> bool:
         """Whether the job came to an end in time."""

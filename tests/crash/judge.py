@@ -9,6 +9,7 @@ import subprocess
 import libvirt
 
 from nova_ext.virt.sample import read_records
+from nova_ext.virt.sample_records import BLOCK_SIZE
 from tests.crash.operations import RUNNING, STOPPED
 from tests.crash.share import CrashShare
 from tests.fixtures import image
@@ -20,6 +21,7 @@ class Judge:
 
     :param state: of the guest during the run
     :param qemu_died: whether space may be wasted in images
+    :ivar compared: bytes that were read back
     """
 
     def __init__(self, share: CrashShare, state: str, qemu_died: bool) -> None:
@@ -29,6 +31,7 @@ class Judge:
         self._qemu_died = qemu_died
         self._seen: pathlib.Path | None = None
         self.losses: list[str] = []
+        self.compared = 0
 
     def remember(self) -> None:
         """Note what is seen on the volume, where the guest writes nothing."""
@@ -98,6 +101,7 @@ class Judge:
             self._same('content of the volume', self._seen, active)
         image_format = 'qcow2' if _is_qcow2(active) else 'raw'
         records = read_records(active, image_format)
+        self.compared += records.count * BLOCK_SIZE
         if records.bad or records.count != records.last:
             self.losses.append(f'records: {records}')
         elif records.count < self._host.guest.reported():
@@ -114,6 +118,7 @@ class Judge:
         )
         if done.returncode:
             self.losses.append(f'{what}: {done.stdout} {done.stderr}')
+        self.compared += image.data_bytes(one)
 
     def _expect(self, what: str, is_now: object, wanted: object) -> None:
         if is_now != wanted:

@@ -32,6 +32,7 @@ class Result:
     """What came of it, in one word, and all that is wrong with it.
 
     :ivar passed: the points
+    :ivar compared: bytes that were read back
     :ivar wrong: what is neither a loss nor a false report, and yet wrong
     """
 
@@ -42,6 +43,7 @@ class Result:
     false: list[str] = dataclasses.field(default_factory=list)
     wrong: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    compared: int = 0
     log: str = ''
 
     @property

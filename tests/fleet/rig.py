@@ -350,7 +350,7 @@ class Fleet:
     def __init__(
         self,
         bus: RabbitMQ,
-        cinder_auth: str = 'none',
+        cinder_auth: str = 'http_basic',
         reply_wait: float = REPLY_WAIT,
     ) -> None:
         self.bus = bus
@@ -426,7 +426,7 @@ class Fleet:
             'nova_ext_agent': {'reply_wait': self._reply_wait},
             'nova_ext_rpc': {'silence': SILENCE},
             'nova_ext_cinder': {
-                'auth_type': 'none',
+                **self.double.credentials,
                 'endpoint': self.double.endpoint,
                 'timeout': 5,
                 **self.credentials,

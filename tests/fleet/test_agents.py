@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.crash.rig import wait_for
 from tests.fixtures.cinder import Attachment
 from tests.fixtures.rabbitmq import RabbitMQ
 from tests.fleet.conftest import Count, last_look
@@ -75,14 +76,22 @@ def test_an_agent_killed_in_a_deletion_comes_back(
     its.end()
 
 
+def _lies_in_queue(bus: RabbitMQ, host: str) -> bool:
+    """Whether there is a message for a host that nobody has taken."""
+    listed = bus.control('-q', 'list_queues', 'messages_ready', 'name')
+    return any(
+        line[0].isdecimal() and int(line[0]) and line[1].endswith(f'.{host}')
+        for line in map(str.split, listed.splitlines())
+    )
+
+
 def test_what_waits_for_an_agent_that_is_stopped_starts_in_time(
     fault: Fleet,
 ) -> None:
     share, _ = fault.shares
     share.host.terminate_agent()
     mine = Attempt(share.create)
-    # The first message of it lies in the queue.
-    time.sleep(1)
+    wait_for(lambda: _lies_in_queue(fault.bus, share.host.name), 'not sent')
     share.host.start_agent()
     mine.end()
 

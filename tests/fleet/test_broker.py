@@ -70,8 +70,8 @@ def test_a_request_waits_for_a_broker_that_comes_back(fault: Fleet) -> None:
                     lambda asked=asked: not asked.last_call.status,
                     'not asked',
                 )
-            # They are at it.
-            time.sleep(2)
+            # Both are at it, and neither is refused.
+            mine.join(2)
             assert mine.is_alive() and its.is_alive()
         mine.end()
         its.end()

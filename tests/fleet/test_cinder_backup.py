@@ -2,7 +2,7 @@
 """A real Cinder backs up a volume that a guest has open.
 
 It asks for a temporary snapshot to be deleted whose row says already that this
-is done (lab E1).
+is done.
 """
 
 from __future__ import annotations

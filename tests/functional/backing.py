@@ -105,6 +105,7 @@ FIGURES = {
         'Ubuntu 24.04 3.12 10.0 8.2 the': '.ci/packages',
         'Ubuntu 22.04 3.10 8.0 6.2 the': '.ci/packages',
         '222 points, 0 losses, 0 false reports': 'tox -e crash -- --short',
+        '441393152 bytes': 'tox -e crash -- --short',
         'each of the 32 ways': 'tox -e weaknesses',
         '32 of 32 closed': 'tox -e weaknesses',
         '`` 32 of 32,': 'tox -e weaknesses',
@@ -122,6 +123,8 @@ FIGURES = {
         'Python 3.10 or later': 'tests/unit/test_python_versions.py',
     },
     'data-safety.rst': {
+        'adds about 2 KiB': 'tox -e soak',
+        'comes to 35 MB in a year': 'tox -e soak',
         'QEMU (7.2 and 10.0 were tried) dies': (
             'tests/integration/test_many_disks.py'
         ),
@@ -130,6 +133,7 @@ FIGURES = {
             'tests/fixtures/cinder_volume.py'
         ),
         '222 points, 0 losses, 0 false reports': 'tox -e crash -- --short',
+        '441393152 bytes': 'tox -e crash -- --short',
         '32 of 32 closed': 'tox -e weaknesses',
         '`` 32 of 32,': 'tox -e weaknesses',
         '`` 13 of 32': 'tox -e weaknesses',

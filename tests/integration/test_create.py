@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 import threading
 import time
@@ -15,12 +16,16 @@ import pytest
 from nova_ext import exception
 from nova_ext.virt.private import PrivateLibvirtd
 from nova_ext.virt.sample import read_records
-from tests.fixtures import image
+from tests.fixtures import image, pages
 from tests.fixtures.host import Host, short_directory
 
 pytest_plugins = ['tests.fixtures.host']
 
 DONE = [('creating', '0%'), ('creating', '90%')]
+_SAMPLE = (
+    *('api-ref', 'source', 'samples', 'os-assisted-volume-snapshots'),
+    'fault-500.json',
+)
 
 
 def _headers(path: pathlib.Path) -> list[str]:
@@ -230,7 +235,11 @@ def test_a_refusal_of_qemu_is_reported_and_nothing_is_switched(
     overlay.chmod(0o444)
     with pytest.raises(exception.SnapshotFailed, match='denied') as error:
         host.create(snapshot_id, overlay.name)
-    assert 'still uses the file it used before' in str(error.value)
+    shown = json.loads(pages.ROOT.joinpath(*_SAMPLE).read_text('utf-8'))
+    shown = shown['computeFault']['message']
+    shown_id, shown_path = re.findall(r"Snapshot (\S+) .* '(/\S+)'", shown)[0]
+    said = str(error.value).replace(snapshot_id, shown_id)
+    assert said.replace(str(overlay), shown_path) == shown
     host.assert_untouched()
     assert host.double.snapshots[snapshot_id].status == 'error'
     assert host.double.history(snapshot_id)[-1] == ('error', None)

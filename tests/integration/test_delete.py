@@ -230,7 +230,7 @@ def test_what_was_merged_survives_the_death_of_qemu(
 def test_progress_that_is_left_over_is_not_taken_for_ours(
     share: Share,
 ) -> None:
-    # A backup of an attached volume leaves deleting + 90% (lab.md E1).
+    # A backup of an attached volume leaves deleting + 90%.
     kept = share.snapshot()
     temporary = str(uuid.uuid4())
     before = share.files()

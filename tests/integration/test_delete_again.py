@@ -3,7 +3,7 @@
 
 Cinder-volume can die while it waits. Its administrator resets the snapshot,
 the user deletes it again, and Cinder computes the request anew from files
-that have changed since (lab B4, trap 3).
+that have changed since.
 """
 
 from __future__ import annotations

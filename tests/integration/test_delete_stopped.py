@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers are merged away below a guest that is off, by a stand-in for it.
 
-Afterwards the guest starts, and everything is where it was (contract W32).
+Afterwards the guest starts, and everything is where it was (W32).
 """
 
 from __future__ import annotations

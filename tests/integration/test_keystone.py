@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import time
 import urllib.parse
@@ -24,6 +25,7 @@ from keystoneauth1 import loading
 from oslo_config import cfg
 
 from nova_ext.api.router import Application
+from tests.fixtures import written
 from tests.fixtures.app import RecordingAPI, running_app
 from tests.fixtures.servers import ServerFailed, ServerProcess, free_port
 
@@ -175,10 +177,19 @@ def _forget_options() -> Iterator[None]:
 
 
 @pytest.fixture
-def service(keystone: Keystone, accounts: Accounts) -> Iterator[Service]:
+def service(
+    keystone: Keystone,
+    accounts: Accounts,
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[Service]:
     """The application under test as it is shipped."""
+    for name in ('nova_ext', 'keystonemiddleware'):
+        caplog.set_level(logging.DEBUG, name)
     with _running(keystone, accounts) as service:
         yield service
+    for when in ('setup', 'call'):
+        for record in caplog.get_records(when):
+            written.search_in(record.getMessage().encode(), record.name)
 
 
 def test_keystone_itself_tells_tokens_apart(

@@ -145,7 +145,15 @@ def test_no_secret_is_written_answered_or_sent(
     monkeypatch.setenv('PYTHONWARNINGS', 'ignore')
     cinder_password = f'cinder-{secrets.token_hex(8)}'
     token = keystone.token(*accounts.service)
+    expired_token = keystone.expired_token(*accounts.service)
     wrong_token = f'gAAAA{secrets.token_hex(20)}'
+    # Of a service that is none of our business.
+    endpoint = f'http://127.0.0.1:1/catalog-{secrets.token_hex(8)}'
+    keystone.add_endpoint('object-store', endpoint)
+    catalog = requests.get(
+        f'{keystone.url}/auth/catalog', headers={'X-Auth-Token': token}
+    )
+    assert endpoint in catalog.text
     authtoken = {
         name.removeprefix('keystone_authtoken.'): value
         for name, value in keystone.authtoken(accounts.checker).items()
@@ -178,6 +186,8 @@ def test_no_secret_is_written_answered_or_sent(
             'service password': accounts.checker.password,
             'token': token,
             'wrong token': wrong_token,
+            'expired token': expired_token,
+            'catalog': endpoint,
             'broker password': broker.password,
             'Cinder password': cinder_password,
         }
@@ -196,7 +206,7 @@ def test_no_secret_is_written_answered_or_sent(
                 scene = Scene(served, share, guest, double)
                 tap = Tap(broker)
                 try:
-                    _good_and_bad(scene, token, wrong_token)
+                    _good_and_bad(scene, token, wrong_token, expired_token)
                 finally:
                     tap.close()
                 broker.stop()
@@ -226,7 +236,7 @@ def test_no_secret_is_written_answered_or_sent(
                 assert form not in content, (name, where)
 
 
-def _good_and_bad(scene: Scene, token: str, wrong_token: str) -> None:
+def _good_and_bad(scene: Scene, token: str, *refused: str) -> None:
     double = scene.double
     # Faults first, since a good one makes another file the active layer.
     for code in (401, 403, 500):
@@ -240,7 +250,8 @@ def _good_and_bad(scene: Scene, token: str, wrong_token: str) -> None:
     path = '/os-assisted-volume-snapshots'
     assert scene.ask('POST', path, data='{', headers=with_token) == 400
     assert scene.ask('POST', path, json={}, headers=with_token) == 400
-    assert scene.create(wrong_token) == 401
+    for wrong_token in refused:
+        assert scene.create(wrong_token) == 401
     assert scene.ask('POST', path, json={}) == 401
     for info in ('', '{', '[]', json.dumps({'volume_id': 'x'})):
         query = urllib.parse.urlencode({'delete_info': info})

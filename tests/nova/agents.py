@@ -43,7 +43,7 @@ class Agent:
         reply_wait: float = REPLY_WAIT,
     ) -> None:
         self._bin = bin
-        self._log = directory / 'log'
+        self._log = directory / 'agent.log'
         self.socket = directory / 'agent.sock'
         self._cloud = cloud
         self._process: subprocess.Popen[bytes] | None = None

@@ -21,7 +21,7 @@ pytest_plugins = ['tests.fixtures.nova']
 _SCRIPT = Path(__file__).parents[1] / 'fixtures' / 'nova_own_tests.py'
 _VOLUME_ID = '521752a6-acf6-4b2d-bc7a-119f9148cd8c'
 _SNAPSHOT_ID = '421752a6-acf6-4b2d-bc7a-119f9148cd8c'
-# contract §1.2 and §1.3: the examples of the document.
+# The examples of Nova's API reference.
 _SAMPLES = {
     'snapshot-create-assisted-req': {
         'volume_id': _VOLUME_ID,

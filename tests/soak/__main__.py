@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import sqlite3
 import sys
 import time
 
@@ -27,6 +28,8 @@ _FAULTS_PER_CYCLE = 0.25
 _RING_BLOCKS = 2048
 # What is journalled of a job; of an attached volume all of it is kept.
 _JOURNAL_BYTES_PER_JOB = 4096
+# What SQLite writes ahead of it.
+_JOURNAL_BYTES_AHEAD = 8 << 20
 _GROWTH_PERCENT = 10.0
 _STRIKES = [
     strike
@@ -84,23 +87,35 @@ class Soak:
             last = self.samples[-1]
             print(f'{self.cycles} cycles, {last}', flush=True)
 
-    def journal(self) -> tuple[int, int]:
-        """Bytes on disk, and the jobs that are in them."""
-        directory = self.world.host.directory
+    def journal(self) -> tuple[int, int, int]:
+        """Bytes on disk, of them what is kept, and the jobs that are in it."""
+        state = self.world.host.state
         size = sum(
-            path.stat().st_size for path in directory.glob('journal.sqlite*')
+            path.stat().st_size for path in state.glob('journal.sqlite*')
         )
-        return size, len(self.world.host.states())
+        with contextlib.closing(
+            sqlite3.connect(state / 'journal.sqlite')
+        ) as journal:
+            (pages,) = journal.execute('PRAGMA page_count').fetchone()
+            (page,) = journal.execute('PRAGMA page_size').fetchone()
+        return size, pages * page, len(self.world.host.states())
 
 
 def _report(soak: Soak, lost: int, wrong: int) -> int:
     grown = gauge.growth(soak.samples)
-    size, jobs = soak.journal()
+    size, kept, jobs = soak.journal()
     for name, percent in grown.items():
         last = getattr(soak.samples[-1], name)
         print(f'{name}: {last} at the end, {percent:+.1f}%')
-    print(f'journal: {size} bytes for {jobs} jobs')
-    within = size <= (1 << 23) + jobs * _JOURNAL_BYTES_PER_JOB
+    print(
+        f'journal: {size} bytes, {kept // jobs} for each of {jobs} jobs and '
+        'the rest for what SQLite writes ahead'
+    )
+    print(f'{soak.world.compared} bytes read back and compared')
+    within = (
+        kept <= jobs * _JOURNAL_BYTES_PER_JOB
+        and size - kept <= _JOURNAL_BYTES_AHEAD
+    )
     worst = max(grown.values())
     print(
         f'soak: {soak.cycles} cycles, {soak.world.faults} faults, '

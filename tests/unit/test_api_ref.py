@@ -21,6 +21,7 @@ import yaml
 
 from nova_ext import policies
 from nova_ext.api import router, schemas, wsgi
+from tests.unit.test_openapi import openapi
 
 ROOT = pathlib.Path(__file__).resolve().parents[2] / 'api-ref'
 SOURCE = ROOT / 'source'
@@ -36,6 +37,7 @@ SCHEMAS = {
     r'create(-.+)?-resp\.json': schemas.CREATE_RESPONSE,
     r'delete-info-.+\.json': schemas.DELETE_INFO,
     r'fault-\d+(-.+)?\.json': schemas.FAULT,
+    r'keystone-fault-401\.json': openapi.KEYSTONE_FAULT,
 }
 
 

@@ -185,16 +185,11 @@ def test_it_has_a_time_out_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ('password', 'code'), [('secret', 202), ('wrong', 401)]
+    ('more', 'code'), [({}, 202), ({'password': 'wrong'}, 401)]
 )
-def test_http_basic(password: str, code: int) -> None:
+def test_http_basic(more: dict[str, str], code: int) -> None:
     with _double('http_basic') as double:
-        client = _client(
-            double,
-            auth_type='http_basic',
-            username='nova_ext',
-            password=password,
-        )
+        client = _client(double, **{**double.credentials, **more})
         assert client.update_status(SNAPSHOT, 'creating', '90%').code == code
         assert _row(double) == ('creating', '90%' if code == 202 else '7%')
 

@@ -84,6 +84,8 @@ def test_what_a_run_of_tests_has_written_is_searched(
     with pytest.raises(written.Leaked, match='agent.log.1') as told:
         written.search(tmp_path)
     assert 'S3CRET' not in str(told.value)
+    with pytest.raises(written.Leaked, match='in an answer'):
+        written.search_in(b'"S3CRET"', 'an answer')
 
 
 def test_in_nova_api_it_is_named_too(

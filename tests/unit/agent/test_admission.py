@@ -283,7 +283,7 @@ def test_witnesses_that_disagree_are_said_to(scene: Scene) -> None:
             call()
 
 
-# What Cinder sends for s3 <- s2 <- s1 <- v (lab.md B.3), and what it means.
+# What Cinder sends for s3 <- s2 <- s1 <- v, and what it means.
 DELETES = [
     ('s1', None, Kind.PULL, ('s3', 's1', 'v'), 's2'),
     ('s2', 's1', Kind.COMMIT, ('s3', 's1', 'v'), 's2'),

@@ -50,7 +50,7 @@ def test_a_switch_that_fails_is_followed_by_a_thaw() -> None:
 
 
 def test_who_finds_it_frozen_leaves_it_so() -> None:
-    # Nova freezes for an image of a server (contract W27).
+    # Nova freezes for an image of a server (W27).
     guest = fakes.Guest(agent='connected')
     guest.errors['freeze'] = fakes.refusal(
         'The command guest-fsfreeze-freeze has been disabled: '

@@ -248,7 +248,7 @@ def test_a_guest_that_is_off_and_whose_files_are_open_is_not_known(
 def test_a_written_overlay_under_an_old_definition_is_neither(
     scene: Scene,
 ) -> None:
-    # The guest ran on it, and libvirt forgot (lab.md A.4).
+    # The guest ran on it, and libvirt forgot, killed in the call.
     scene.stop()
     scene.share.qcow2('s', 'v', 'qcow2', l1=(1 << 63, 0))
     assert scene.look() is Chain.OTHER
@@ -306,7 +306,7 @@ def test_a_next_start_that_would_undo_it_is_no_success(scene: Scene) -> None:
     assert scene.look() is Chain.AFTER
     for layers, of_nova, expected in (
         (switched, False, Chain.AFTER),
-        # libvirtd was killed in the call (lab.md A.4).
+        # libvirtd was killed in the call.
         (switched[1:], False, Chain.OTHER),
         # Nova writes the definition anew.
         (switched[1:], True, Chain.AFTER),

@@ -323,7 +323,7 @@ def test_a_raw_image_is_as_large_as_its_file(path: pathlib.Path) -> None:
     assert image.raw_size(str(path)) == path.stat().st_size
 
 
-# The bytes that QEMU locks (lab.md E2).
+# The bytes that QEMU locks; 101 is the permission to write.
 ACTIVE, BELOW = (100, 101, 103, 201, 203), (100, 201, 203)
 
 

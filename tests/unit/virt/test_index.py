@@ -83,11 +83,12 @@ def test_many_are_waited_for_as_long_as_they_answer(guests: Guests) -> None:
 
     def slowly() -> Iterator[tuple[str, frozenset[str]]]:
         for name in names:
-            time.sleep(0.1)
+            # Each in time, and all together not.
+            time.sleep(0.15)
             yield name, frozenset({name})
 
     made = index.Index(slowly, guests.one)
-    with mock.patch.object(index, 'PATIENCE_SECONDS', 0.3):
+    with mock.patch.object(index, 'PATIENCE_SECONDS', 1.0):
         made.outdate()
         assert made.update()
     assert made.serials() == {*names}
