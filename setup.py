@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import pathlib
@@ -22,14 +23,16 @@ _HERE = pathlib.Path(__file__).resolve().parent
 
 def _moment() -> str:
     if (_HERE / '.git').exists():
-        run = subprocess.run(  # noqa: S603 (no input is in it)
-            ['git', 'log', '-1', '--format=%ct'],  # noqa: S607
-            cwd=_HERE,
-            capture_output=True,
-            text=True,
-        )
-        if run.returncode == 0:
-            return run.stdout.strip()
+        # A checkout that was copied to where git is not is built as well.
+        with contextlib.suppress(FileNotFoundError):
+            run = subprocess.run(  # noqa: S603 (no input is in it)
+                ['git', 'log', '-1', '--format=%ct'],  # noqa: S607
+                cwd=_HERE,
+                capture_output=True,
+                text=True,
+            )
+            if run.returncode == 0:
+                return run.stdout.strip()
     return str(int((_HERE / 'setup.cfg').stat().st_mtime))
 
 

@@ -377,18 +377,46 @@ def setup(
     """
     log.register_options(conf)
     register_opts(conf)
-    conf(
-        list(argv),
-        project='nova_ext',
+    read(
+        conf,
+        argv,
+        config_files,
         version=metadata.version('nova_ext'),
-        default_config_files=(
-            None if config_files is None else list(config_files)
-        ),
         description=description,
     )
-    nova_ext_log.setup(conf)
+    try:
+        nova_ext_log.setup(conf)
+    except (log.LogConfigError, OSError, ValueError) as error:
+        raise cfg.Error(
+            f'the log cannot be kept as [DEFAULT] says: {error}. Look at '
+            'log_file, log_config_append and default_log_levels'
+        ) from error
     name_exposed_files(conf)
     return conf
+
+
+def read(
+    conf: cfg.ConfigOpts,
+    argv: Sequence[str],
+    config_files: Sequence[str] | None = None,
+    **said: str | None,
+) -> None:
+    """Read the files and the command line of a process of ours.
+
+    :param said: what ``--version`` and ``--help`` say
+    :raises: oslo_config.cfg.Error for what can't be read or is not known
+    """
+    files = None if config_files is None else list(config_files)
+    try:
+        conf(list(argv), 'nova_ext', default_config_files=files, **said)
+    except UnicodeError as error:
+        raise cfg.Error(
+            f'a configuration file is no text in UTF-8: {error}'
+        ) from error
+    except OSError as error:
+        raise cfg.Error(
+            f'a configuration file cannot be read: {error}'
+        ) from error
 
 
 def name_exposed_files(conf: cfg.ConfigOpts) -> None:

@@ -65,7 +65,7 @@ class Enforcer(policy.Enforcer):
             seen = self._look()
             kept = policy.Rules(dict(self.rules), self.rules.default_rule)
             try:
-                super().load_rules(force_reload or self._broken)
+                self._read(force_reload or self._broken)
                 self._refuse_cycles()
             except (ValueError, OSError) as error:
                 if self._seen is None:
@@ -124,6 +124,13 @@ class Enforcer(policy.Enforcer):
             reason = f'{type(error).__name__}: {error}'
         LOG.error('The policy of %s cannot be asked: %s', action, reason)
         raise exception.PolicyUnavailable(action=action)
+
+    def _read(self, anew: bool) -> None:
+        try:
+            super().load_rules(anew)
+        except (AttributeError, TypeError) as error:
+            # oslo.policy's of YAML that is something else.
+            raise ValueError('its lines are not NAME: "RULE"') from error
 
     def _refuse_cycles(self) -> None:
         for name in self.registered_rules:

@@ -60,7 +60,7 @@ class Admission:
 
         :raises: :class:`nova_ext.exception.NovaExtException`
         """
-        attachment = self._find(volume_id)
+        attachment = self.find(volume_id)
         self._check_nova(attachment)
         stored = self._check_state(
             volume_id, attachment, 'volume_snapshot_create'
@@ -221,7 +221,7 @@ class Admission:
         ), notes
 
     def _find_for_delete(self, volume_id: str) -> tuple[host.Attachment, bool]:
-        attachment = self._find(volume_id)
+        attachment = self.find(volume_id)
         return attachment, self._check_state(
             volume_id, attachment, 'volume_snapshot_delete'
         )
@@ -246,7 +246,11 @@ class Admission:
                 instance_id=attachment.guest.uuid
             )
 
-    def _find(self, volume_id: str) -> host.Attachment:
+    def find(self, volume_id: str) -> host.Attachment:
+        """The disk of a volume, of a kind that has snapshots.
+
+        :raises: :class:`nova_ext.exception.NovaExtException`
+        """
         attachments = self._host.attachments(volume_id)
         if not attachments:
             raise exception.VolumeNotAttached(volume_id=volume_id)

@@ -183,7 +183,12 @@ class Manager:
         :param not_after: wall-clock seconds after which nothing is started
         :raises: :class:`nova_ext.exception.NovaExtException`
         """
-        asked = merge.translate(volume_id, delete_info)
+        try:
+            asked = merge.translate(volume_id, delete_info)
+        except exception.SnapshotNotInChain:
+            # As in Nova, a volume that is not here is the first to be named.
+            self._admission.find(volume_id)
+            raise
         with self._intake.volume(volume_id):
             run = self._join(volume_id, snapshot_id, asked)
             if run is None:

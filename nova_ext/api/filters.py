@@ -54,7 +54,11 @@ class BasicAuth(basic_auth.BasicAuthMiddleware):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         try:
             super().__init__(*arguments, **options)
-        except (exceptions.ConfigInvalid, webob.exc.HTTPException) as error:
+        except (
+            exceptions.ConfigInvalid,
+            webob.exc.HTTPException,
+            UnicodeError,
+        ) as error:
             path = cfg.CONF.oslo_middleware.http_basic_auth_user_file
             raise cfg.Error(
                 f'[oslo_middleware] http_basic_auth_user_file {path} must be '

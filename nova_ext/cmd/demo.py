@@ -252,6 +252,12 @@ def _stay(service: _Service, volume_id: str, active: pathlib.Path) -> None:
         signal.pause()
 
 
+def _interrupt(number: int, _: object) -> None:
+    # A terminal that closes says so more than once.
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     """Run the demo; exit status 1 if anything was lost or went wrong."""
     parser = argparse.ArgumentParser(
@@ -275,6 +281,9 @@ def main() -> int:
         help='to listen on (default: a free one)',
     )
     arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     directory = pathlib.Path(tempfile.mkdtemp(prefix='nova-ext-'))
     directory.chmod(0o755)
     try:

@@ -85,12 +85,21 @@ class _Reader(io.BufferedReader):
         return line
 
 
+class _Headers(http.client.HTTPMessage):
+    """The headers alone, whatever type a body is of."""
+
+    def get_content_type(self) -> str:
+        # The parser is one of mails, and would look for their parts.
+        return 'text/plain'
+
+
 class Handler(simple_server.WSGIRequestHandler):
     """One connection, which is one request."""
 
     server: Server
     # So that what has none is answered with headers.
     default_request_version = 'HTTP/1.0'
+    MessageClass = _Headers
 
     def setup(self) -> None:
         super().setup()

@@ -141,7 +141,7 @@ def _main(argv: Sequence[str] | None) -> int:
     conf = cfg.ConfigOpts()
     try:
         nova_ext_conf.register_opts(conf)
-        conf([], 'nova_ext', default_config_files=options.config_file)
+        nova_ext_conf.read(conf, [], options.config_file)
         if options.group == 'doctor':
             return examination.run(conf, options)
         return _run(agent.ComputeAPI(conf), options)

@@ -188,7 +188,11 @@ def _serve(conf: cfg.ConfigOpts, arguments: list[str]) -> int:
             # NOTE: shutdown() waits for the loop that this may interrupt.
             threading.Thread(target=server.shutdown, daemon=True).start()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        signals = [signal.SIGTERM, signal.SIGINT]
+        # A closed terminal, unless nohup has it outlive that.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signals.append(signal.SIGHUP)
+        for number in signals:
             signal.signal(number, stop)
         uri = stack.enter_context(_private_libvirtd(conf))
         child = stack.enter_context(_agent(arguments, uri))

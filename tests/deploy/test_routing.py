@@ -121,6 +121,9 @@ def test_what_a_client_says_of_where_it_is_counts_for_nothing(
 def test_only_a_whole_segment_is_a_prefix(front_end: str) -> None:
     for path, served in (
         ('/compute/v2.1/x', '/v2.1/x'),
+        ('/compute/', '/'),
+        ('/compute', '/'),
+        ('/compute?a=b', '/'),
         ('/computeX/v2.1/x', '/computeX/v2.1/x'),
         ('/compute-x', '/compute-x'),
         ('/x/compute/v2.1', '/x/compute/v2.1'),

@@ -106,6 +106,18 @@ def test_a_request_of_before_is_answered_as_it_was(served: Served) -> None:
     assert len(RecordingAPI.calls) == 1
 
 
+@pytest.mark.parametrize(
+    'kind', [b'multipart/form-data; boundary=x', b'message/rfc822']
+)
+def test_a_type_that_is_one_of_mails_is_like_any_other(
+    kind: bytes, served: Served
+) -> None:
+    kind = b'Content-Type: ' + kind + b'\r\n'
+    assert served.ask(GOOD % (LENGTH + kind)).status == 415
+    for broken in (b': x\r\n', b'no colon\r\n', b'From x\r\n'):
+        assert served.ask(GOOD % (LENGTH + kind + broken)).status == 400
+
+
 def test_an_address_of_version_6_is_listened_on() -> None:
     # Not ::1, which a container may lack; by :: both versions come in.
     with _serving(host='::') as door:

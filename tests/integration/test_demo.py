@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import pathlib
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -22,16 +24,18 @@ def _leftovers() -> set[str]:
     }
 
 
-@pytest.fixture(scope='module')
-def shown() -> Iterator[list[str]]:
+@contextlib.contextmanager
+def _staying(
+    end: Callable[[subprocess.Popen[bytes]], None],
+) -> Iterator[list[str]]:
     """What it prints with --stay, up to its last command; then it stays."""
-    before = _leftovers()
     with subprocess.Popen(
         [
             *('timeout', '--foreground', '120'),
             *(sys.executable, '-m', 'nova_ext.cmd.demo', '--stay'),
         ],
         stdout=subprocess.PIPE,
+        start_new_session=True,
     ) as demo:
         assert demo.stdout
         lines = []
@@ -41,9 +45,23 @@ def shown() -> Iterator[list[str]]:
             if line.startswith('   tail '):
                 break
         yield lines
-        demo.send_signal(signal.SIGINT)
+        end(demo)
         assert demo.wait(60) == 0
+
+
+@pytest.fixture(scope='module')
+def shown() -> Iterator[list[str]]:
+    before = _leftovers()
+    with _staying(lambda demo: demo.send_signal(signal.SIGINT)) as lines:
+        yield lines
     assert _leftovers() <= before
+
+
+def test_a_terminal_that_closes_leaves_nothing() -> None:
+    with _staying(lambda demo: os.killpg(demo.pid, signal.SIGHUP)) as lines:
+        paths = re.findall('/tmp/n(?:ova-ext|x)-[^/]+', '\n'.join(lines[-2:]))
+    assert len(paths) == 2
+    assert not any(pathlib.Path(path).exists() for path in paths)
 
 
 def test_the_demo_shows_the_switch_and_loses_nothing(shown: list[str]) -> None:

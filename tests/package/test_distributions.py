@@ -58,6 +58,14 @@ def test_the_moment_of_a_checkout_is_that_of_its_commit(
     assert set(_digests(other)).isdisjoint(_digests(built))
 
 
+def test_a_checkout_is_built_where_git_is_not(
+    source: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    checkout = shutil.copytree(source, tmp_path / 'checkout')
+    checkout.joinpath('.git').mkdir()
+    assert all(build(checkout, tmp_path / 'dist', PATH=str(tmp_path)))
+
+
 def test_the_sdist_has_all_that_the_repository_has(
     source: pathlib.Path, unpacked: pathlib.Path
 ) -> None:

@@ -117,6 +117,40 @@ def test_a_doctor_says_nothing_but_findings(tmp_path: pathlib.Path) -> None:
     assert json.loads(run.stdout)
 
 
+@pytest.mark.parametrize(
+    ('written', 'said'),
+    [
+        (b'\xff\xfe', 'a configuration file is no text in UTF-8: '),
+        (None, 'a configuration file cannot be read: '),
+        (b'nonsense', 'Failed to parse '),
+        (b'[DEFAULT]\nlog_file = /proc/x/y', 'the log cannot be kept'),
+        (b'[DEFAULT]\nlog_config_append = /proc/x', 'the log cannot be kept'),
+        (b'[DEFAULT]\ndefault_log_levels = x', 'the log cannot be kept'),
+    ],
+)
+@pytest.mark.parametrize(
+    'words', [('agent',), ('serve',), ('manage', 'job', 'list')], ids=' '.join
+)
+def test_a_configuration_that_cannot_be_used_is_said_to_be(
+    written: bytes | None,
+    said: str,
+    words: tuple[str, ...],
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / 'nova_ext.conf'
+    if written is None:
+        path.mkdir()
+    else:
+        path.write_bytes(written + b'\n')
+    run = _run(words[0], f'--config-file={path}', *words[1:])
+    assert run.returncode == 1
+    shown = run.stdout + run.stderr
+    assert 'Traceback' not in shown
+    # nova-ext-manage keeps no log.
+    asks = b'DEFAULT' in (written or b'') and words[0] == 'manage'
+    assert ('The agent of host' if asks else said) in shown
+
+
 # Interrupts a command where it waits longest.
 INTERRUPTED = (
     'import sys\n'

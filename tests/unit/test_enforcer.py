@@ -248,7 +248,8 @@ def test_a_part_that_is_broken_leaves_all_as_it_was(
     assert not ours.allows(*asked)
     # What is whole of it is not used without the rest.
     _write(main, all_)
-    for broken in ('{', '{"service_api": "rule:service_api"}'):
+    cycle = '{"service_api": "rule:service_api"}'
+    for broken in ('{', cycle, 'rules', '[1]', '{"service_api": 1}'):
         more.write_text(broken)
         assert not ours.allows(*asked)
         assert not ours.slowly_allows(*asked)

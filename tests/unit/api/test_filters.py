@@ -209,13 +209,13 @@ def test_a_user_with_a_password_has_what_a_service_has() -> None:
     assert context.any_project
 
 
-@pytest.mark.parametrize('content', [None, 'cinder:secret\n'])
+@pytest.mark.parametrize('content', [None, b'cinder:secret\n', b'\xff:'])
 def test_a_file_of_users_that_cannot_be_used_is_named(
-    content: str | None, tmp_path: pathlib.Path
+    content: bytes | None, tmp_path: pathlib.Path
 ) -> None:
     path = tmp_path / 'htpasswd'
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content)
     cfg.CONF.register_opts(basic_auth.OPTS, group='oslo_middleware')
     options = {'oslo_middleware.http_basic_auth_user_file': str(path)}
     with configured(options), pytest.raises(cfg.Error) as raised:
