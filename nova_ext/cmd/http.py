@@ -90,7 +90,7 @@ class _Headers(http.client.HTTPMessage):
 
     def get_content_type(self) -> str:
         # The parser is one of mails, and would look for their parts.
-        return 'text/plain'
+        return self.get_default_type()
 
 
 class Handler(simple_server.WSGIRequestHandler):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -86,7 +87,10 @@ def test_each_says_what_it_is_for_and_what_it_takes(
 
 def test_what_is_not_read_to_its_end_is_no_error() -> None:
     process = subprocess.Popen(
-        [sys.executable, '-m', 'nova_ext.cmd.manage', 'doctor', '--json'],
+        [
+            *(sys.executable, '-m', 'nova_ext.cmd.manage'),
+            *('--config-file', os.devnull, 'doctor', '--json'),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -168,7 +172,12 @@ INTERRUPTED = (
     ('command', 'argv', 'place', 'said'),
     [
         ('demo', [], 'demo._Service, "running"', 'interrupted'),
-        ('manage', ['job', 'watch', '1'], 'manage.agent, "ComputeAPI"', ''),
+        (
+            'manage',
+            ['--config-file', os.devnull, 'job', 'watch', '1'],
+            'manage.agent, "ComputeAPI"',
+            '',
+        ),
     ],
 )
 def test_ctrl_c_is_no_error_of_the_program(
