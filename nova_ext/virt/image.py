@@ -314,7 +314,8 @@ class Files:
             if directory in self._hung:
                 raise ShareHung(
                     f'an earlier look at {directory} has not come back; the '
-                    'file server does not answer'
+                    'file server does not answer. If it was mounted anew '
+                    'since, restart the agent'
                 )
             if self._under_way >= self._limit:
                 raise ShareHung('too many looks at files are under way')
