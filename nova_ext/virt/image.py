@@ -303,6 +303,8 @@ class Files:
         self._lock = threading.Lock()
         self._under_way = 0
         self._hung: dict[str, int] = {}
+        # What came of a look when nobody waited for it any more.
+        self._lost: dict[str, NotOnDisk] = {}
 
     def look(self, path: str, function: Callable[..., T], *args: Any) -> T:
         """``function(*args)``, which looks at the directory of `path`.
@@ -314,8 +316,11 @@ class Files:
             if directory in self._hung:
                 raise ShareHung(
                     f'an earlier look at {directory} has not come back; the '
-                    'file server does not answer'
+                    'file server does not answer. If it was mounted anew '
+                    'since, restart the agent'
                 )
+            if directory in self._lost:
+                raise self._lost.pop(directory)
             if self._under_way >= self._limit:
                 raise ShareHung('too many looks at files are under way')
             self._under_way += 1
@@ -358,6 +363,8 @@ class Files:
                 self._hung[directory] -= 1
                 if not self._hung[directory]:
                     del self._hung[directory]
+                if isinstance(look.error, NotOnDisk):
+                    self._lost[directory] = look.error
 
 
 class _Look:

@@ -533,3 +533,26 @@ def test_what_the_kernel_cannot_write_out_is_said(tmp_path) -> None:  # type: ig
     with mock.patch.object(os, 'fsync', side_effect=error):
         with pytest.raises(image.NotOnDisk, match='No space left'):
             image.sync(str(path))
+
+
+def test_what_could_not_be_written_out_is_said_however_long_it_took() -> None:
+    go_on, ended = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        assert go_on.wait(10)
+        ended.set()
+        raise image.NotOnDisk('no space')
+
+    files = image.Files(0.05)
+    with pytest.raises(image.ShareHung):
+        files.look('/share/volume/', fail)
+    go_on.set()
+    assert ended.wait(10)
+    said: list[Exception] = []
+    while not said or isinstance(said[-1], image.ShareHung):
+        try:
+            files.look('/share/volume/', list)
+        except (image.ShareHung, image.NotOnDisk) as error:
+            said.append(error)
+    assert isinstance(said[-1], image.NotOnDisk)
+    assert files.look('/share/volume/', list) == []
