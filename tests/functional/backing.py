@@ -22,6 +22,10 @@ RUN = {
         'curl --silent --show-error --fail-with-body --user '
         '"$USERNAME:$PASSWORD" \\',
     ): 'tests/clients/test_clients.py',
+    (
+        'README.rst',
+        'curl -X DELETE -H "X-Auth-Token: $TOKEN" \\',
+    ): 'tests/nova/test_mount.py',
     ('clients.rst', 'import os'): 'tests/clients/test_clients.py',
     ('clients.rst', 'import json'): 'tests/clients/test_clients.py',
     ('clients.rst', 'import base64'): 'tests/clients/test_clients.py',
@@ -34,6 +38,10 @@ RUN = {
         'fleet.rst',
         'rabbitmqctl add_vhost nova_ext',
     ): 'tests/integration/test_bus_access.py',
+    (
+        'follow.rst',
+        'nova-ext-manage job list --all --json',
+    ): 'tests/integration/test_manage.py',
     (
         'gabbi.rst',
         'export NOVA_EXT_LARGEST="$(printf \'x%.0s\' $(seq 114688))"',
@@ -60,10 +68,6 @@ NOT_RUN = {
     ): 'HOST is of the reader; tests/functional/test_gabbi_page.py runs more',
     (
         'README.rst',
-        'curl -X DELETE -H "X-Auth-Token: $TOKEN" \\',
-    ): 'HOST is of the reader; tests/nova/test_guards.py sends the same',
-    (
-        'README.rst',
         'python3 -m venv .venv',
     ): 'all of "quick" within "quick"; .ci/run has its tests',
     (
@@ -84,10 +88,6 @@ NOT_RUN = {
         'follow.rst',
         'journalctl -u nova-ext-agent | grep REQUEST_ID',
     ): 'logs of a cloud; tests/integration/test_request_ids.py finds its ids',
-    (
-        'follow.rst',
-        'nova-ext-manage job list --all --json',
-    ): 'needs an agent; tests/integration/test_manage.py has it with one',
     (
         'follow.rst',
         'virsh domblklist --details INSTANCE_ID',

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from nova_ext.virt.private import PrivateLibvirtd
+from tests.fixtures import pages
 from tests.fixtures.host import Host
 from tests.integration.test_delete import Merge, Share, _wait_until
 from tests.integration.test_delete import _slow_share as slow_share
@@ -36,12 +37,26 @@ def _json(share: Share, *arguments: object) -> Any:
     return json.loads(manage(share.host, *arguments, '--json')[0])
 
 
+def _as_documented(host: Host) -> list[dict[str, Any]]:
+    """What the command of follow.rst prints."""
+    (block,) = (
+        block
+        for block in pages.blocks()
+        if block.page == 'follow.rst' and 'nova-ext-manage' in block.text
+    )
+    program, group, *words = block.text.split()
+    assert (program, group) == ('nova-ext-manage', 'job')
+    return json.loads(manage(host, *words)[0])
+
+
 def test_jobs_are_seen_slowed_and_ended(libvirtd: PrivateLibvirtd) -> None:
     with slow_share(libvirtd) as share:
         merge = Merge(share)
         _wait_until(lambda: share.host.states()[-1] == 'RUNNING', share.host)
-        every = _json(share, 'list', '--all')
+        every = _as_documented(share.host)
         assert [job['operation'] for job in every] == ['create', 'delete']
+        shown = {'state', 'accepted_at', 'before', 'after', 'instance_id'}
+        assert shown | {'request_id'} <= {*every[0]}
         (job,) = [j for j in _json(share, 'list') if j['kind'] == 'pull']
         number = job['id']
         assert job['snapshot_id'] == merge.snapshot_id

@@ -16,6 +16,7 @@ from keystoneauth1 import session, token_endpoint
 from novaclient import client
 
 from nova_ext.cmd import manage
+from tests.fixtures import pages
 from tests.fixtures.nova_plugin import paste_with
 from tests.fixtures.servers import ServerFailed, server_environment
 from tests.nova.client import PATH, Client, merge_info
@@ -45,6 +46,33 @@ def test_nova_has_all_that_we_need(plugin: Path) -> None:
         check=True,
     ).stdout
     assert json.loads(listed) == ['nova_ext']
+
+
+def test_the_request_of_the_readme_shows_whether_the_filter_answers(
+    mounted: NovaAPI, plain_nova: NovaAPI
+) -> None:
+    (command,) = (
+        block.text
+        for block in pages.blocks()
+        if block.page == 'README.rst' and 'curl -X DELETE' in block.text
+    )
+    found = []
+    for api in (mounted, plain_nova):
+        here = command.replace('http://HOST:8774', api.url)
+        assert here != command
+        answer = subprocess.run(
+            ['sh', '-euc', here],
+            env=server_environment(TOKEN='token-of-an-admin', NO_PROXY='*'),
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=60,
+        ).stdout
+        fault = json.loads(answer)['badRequest']
+        assert fault['code'] == 400
+        found.append(fault['message'])
+    ours, theirs = found
+    assert ours.startswith("'delete_info' is a required query parameter")
+    assert theirs == "'delete_info'"
 
 
 def test_nova_alone_has_no_filter_of_ours(nova: Nova, paste: Path) -> None:
