@@ -32,7 +32,7 @@ RUN = {
     ): 'tests/deploy/servers.py',
     (
         'fleet.rst',
-        'rabbitmqctl set_permissions -p nova_ext nova_ext_api \\',
+        'rabbitmqctl add_vhost nova_ext',
     ): 'tests/integration/test_bus_access.py',
     (
         'gabbi.rst',

@@ -87,11 +87,12 @@ def broker() -> Iterator[Broker]:
             key=key,
         )
         with RabbitMQ(directory, settings) as rabbitmq:
-            rabbitmq.control('add_vhost', 'nova_ext')
-            for user in ('nova_ext_api', 'nova_ext_agent', 'stranger'):
-                rabbitmq.control('add_user', user, PASSWORD)
-            for words in _documented('set_permissions'):
-                rabbitmq.control(*words)
+            for command in ('add_vhost', 'add_user', 'set_permissions'):
+                for words in _documented(command):
+                    rabbitmq.control(
+                        *(PASSWORD if w == 'PASSWORD' else w for w in words)
+                    )
+            rabbitmq.control('add_user', 'stranger', PASSWORD)
             yield Broker(rabbitmq, port, authority)
 
 
