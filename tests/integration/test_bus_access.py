@@ -89,7 +89,9 @@ def broker() -> Iterator[Broker]:
         with RabbitMQ(directory, settings) as rabbitmq:
             for command in ('add_vhost', 'add_user', 'set_permissions'):
                 for words in _documented(command):
-                    rabbitmq.control(*words)
+                    rabbitmq.control(
+                        *(PASSWORD if w == 'PASSWORD' else w for w in words)
+                    )
             rabbitmq.control('add_user', 'stranger', PASSWORD)
             yield Broker(rabbitmq, port, authority)
 
