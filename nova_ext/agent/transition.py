@@ -15,6 +15,8 @@ from nova_ext.agent.job import Job, Kind, Operation, State
 
 # What an operator has tried again is over after this time.
 _AGAIN_SECONDS = 60.0
+# How long Cinder may copy a volume for a backup.
+_HELD_SECONDS = 86400.0
 _HELD = (
     'Cinder has the report, and shows the snapshot as in creation still, as '
     'it does while it copies a volume for a backup. Where it does not, look '
@@ -301,7 +303,7 @@ def confirmed(
     if verdict is Verdict.OVERTAKEN:
         return job.to(State.REPORTING), Action.REPORT
     late = now >= job.deadline + grace
-    if late and verdict is Verdict.HELD:
+    if late and verdict is Verdict.HELD and now < job.deadline + _HELD_SECONDS:
         return dataclasses.replace(job, reason=_HELD), Action.CONFIRM
     if late or verdict is Verdict.GAVE_UP:
         return _over(_unheard(job))

@@ -180,7 +180,8 @@ def test_w07_nobody_waits_for_what_was_not_begun(share: Share) -> None:
 def test_w09_cinder_is_not_asked_for_ever(share: Share) -> None:
     """Nova asks Cinder twice a second without end whether it noted the
     snapshot, and holds a thread; here it is asked ever less often, nobody
-    waits for it, and some time after the deadline it ends as orphaned.
+    waits for it, and after a day, in which Cinder may have copied the volume
+    for a backup, it ends as orphaned.
     """
     host, snapshot_id = share.host, share.host.snapshot()
 
@@ -195,7 +196,7 @@ def test_w09_cinder_is_not_asked_for_ever(share: Share) -> None:
     time.sleep(_WATCHED_SECONDS)
     assert 1 <= looks() <= _NOVA_S_LOOKS / 2
     host.kill_agent()
-    _move_deadline(host, -700)
+    _move_deadline(host, -90_000)
     host.start_agent()
     wait_for_state(host, 'ORPHANED')
     ended = looks()

@@ -215,6 +215,8 @@ def test_what_follows_from_asking(make, unheard) -> None:  # type: ignore
     assert (held.state, action) == (State.CONFIRMING, Action.CONFIRM)
     assert 'backup' in held.reason
     assert confirmed(held, Verdict.CLAIMED, end, GRACE)[0].reason == ''
+    ended, action = confirmed(held, Verdict.HELD, end + 86400, GRACE)
+    assert (ended.state, action) == (unheard, Action.NOTHING)
     assert confirmed(job, Verdict.RETRY, end - 1, GRACE) == (
         job,
         Action.CONFIRM,
