@@ -155,6 +155,13 @@ class Engine:
             chain = Chain.AFTER
             if self._is_covered(job):
                 record = Record.RIGHT
+        elif chain is not Chain.AFTER and record in (
+            Record.RIGHT,
+            Record.WRONG,
+        ):
+            # NOTE: what it sees may be an operation that began after Nova
+            # was asked: libvirt waits for the end of a guest.
+            record = self._nova.refresh(job, False)
         trouble = self._nova.trouble if record is Record.UNKNOWN else ''
         return transition.refreshed(job, chain, record, time.time(), trouble)
 

@@ -188,13 +188,10 @@ def begin_anew(server: Server, api: Client, how: str, stays: bool) -> None:
     host = cloud.host if stays else cloud.other_host
     if how == 'unshelve':
         server.act(api, 'active', '2.91', unshelve={'host': host})
-    elif how == 'rebuild':
+    else:
         image = cloud.rescue_image
         cloud.cinder.volumes[server.volume_id].image_id = image
         server.act(api, 'active', rebuild={'imageRef': image})
-    else:
-        with cloud.fenced(server):
-            server.act(api, 'active', '2.29', evacuate={'host': host})
     assert server.host() == host
 
 
@@ -204,7 +201,6 @@ anew = pytest.mark.parametrize(
         ('unshelve', True),
         ('unshelve', False),
         ('rebuild', True),
-        ('evacuate', False),
     ],
 )
 

@@ -893,6 +893,21 @@ def test_nova_is_asked_before_and_told_before_and_after_cinder(
         ]
 
 
+def test_what_nova_began_meanwhile_is_waited_for(path: pathlib.Path) -> None:
+    """A shelve ends the guest between the question and the look."""
+    with running(path, of_nova=True) as engine:
+        engine.hypervisor.look.side_effect = [
+            *[Chain.AFTER] * 4,
+            *[Chain.BEFORE] * 20,
+        ]
+        engine.deliveries += [Verdict.RETRY]
+        engine.records += [Record.RIGHT, Record.RIGHT, Record.BUSY]
+        engine.records += [Record.GONE] * 20
+        engine.create()
+        engine.wait_for_state(State.DONE)
+        assert 'error' not in engine.done()
+
+
 def test_what_nova_cannot_be_told_of_is_not_begun(path: pathlib.Path) -> None:
     with running(path, of_nova=True) as engine:
         engine.nova.fence.side_effect = exception.NovaUnavailable(
