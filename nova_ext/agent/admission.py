@@ -138,15 +138,7 @@ class Admission:
             stored=stored,
             process=attachment.domain.process,
         )
-        holding = {seen.files[path] for path in seen.holding}
-        for path in job.doomed:
-            if seen.files[path] in holding:
-                raise exception.SnapshotNotInChain(
-                    volume_id=volume_id,
-                    reason=f'{os.path.basename(path)} has snapshots inside, '
-                    'which would be lost. With the instance off, remove them '
-                    'by "qemu-img snapshot -d NAME FILE"; "-l" shows them',
-                )
+        self._check_holding(job, seen)
         return job
 
     def repeat(self, known: Job, now: float) -> Job | None:
@@ -314,6 +306,17 @@ class Admission:
                 volume_id=volume_id, instance_id=found.uuid, reason=busy
             )
         return False
+
+    def _check_holding(self, job: Job, seen: chain.Seen) -> None:
+        holding = {seen.files[path] for path in seen.holding}
+        for path in job.doomed:
+            if seen.files[path] in holding:
+                raise exception.SnapshotNotInChain(
+                    volume_id=job.volume_id,
+                    reason=f'{os.path.basename(path)} has snapshots inside, '
+                    'which would be lost. With the instance off, remove them '
+                    'by "qemu-img snapshot -d NAME FILE"; "-l" shows them',
+                )
 
     def _check_unused(
         self,

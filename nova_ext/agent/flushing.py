@@ -79,12 +79,9 @@ class Flush:
 
     def _sync(self) -> None:
         """Have the kernel write out what a merge wrote."""
-        job = self._job
-        place = job.before.index(job.doomed[0])
-        written = [job.before[place - 1]]
-        if job.kind is Kind.COMMIT:
-            written.append(job.before[place + 1])
-        for path in written:
+        above, _, *below = self._job.around
+        written = below if self._job.kind is Kind.COMMIT else []
+        for path in (above, *written):
             # NOTE: it can take minutes; others look at that directory, and
             # are not to take it for hung.
             self._files.look(f'{path}/', image.sync, path)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+# For a "no" to reach Cinder, which then writes it down.
+_NO_SECONDS = 15.0
+
 
 class Intake:
     """Where jobs of this host begin."""
@@ -71,16 +74,13 @@ class Intake:
         job: Job,
         not_after: float,
         request_id: str | None,
-        patience: float = 0.0,
         reply_wait: float = 0.0,
     ) -> Run:
         """Journal a job, which is begun at once.
 
         :param not_after: wall-clock seconds after which nothing is started,
             unless it had to wait for another job
-        :param patience: seconds from then in which whoever asked, and was not
-            answered, says that it is not done
-        :param reply_wait: seconds from then in which it can be begun
+        :param reply_wait: seconds for which the API waits for an answer
         :raises: :class:`nova_ext.exception.Unavailable`
         """
         if self._sweeper.closing:
@@ -90,6 +90,7 @@ class Intake:
         job = self._journal.add(job.to(State.PENDING, request_id=request_id))
         LOG.info('Accepted %s, for %s', describe(job), request_id)
         run = Run(job, Action.FENCE)
+        patience = wire.answer_wait(reply_wait) + _NO_SECONDS
         run.doubtful = (not_after, not_after + patience)
         run.begin_by = not_after + reply_wait + wire.CLOCK_ALLOWANCE
         self._sweeper.add(run)

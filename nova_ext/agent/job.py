@@ -156,6 +156,14 @@ class Job:
         return tuple(path for path in self.before if path not in self.after)
 
     @property
+    def around(self) -> tuple[str, ...]:
+        """Of a merge: the layer above the one that disappears, that one, and
+        the one below it if there is one.
+        """
+        place = self.before.index(self.doomed[0])
+        return self.before[place - 1 : place + 2]
+
+    @property
     def worker_id(self) -> str:
         """UUID of the domain that does the work: the guest, or a stand-in."""
         if not self.stored or self.kind is Kind.OVERLAY:

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# For a "no" to reach Cinder, which then writes it down.
-_NO_SECONDS = 15.0
-
 
 @functools.cache
 def _version() -> str:
@@ -201,9 +198,7 @@ class Manager:
     def _accept(
         self, job: Job, not_after: float, request_id: str | None
     ) -> Run:
-        wait = self.reply_wait
-        patience = wire.answer_wait(wait) + _NO_SECONDS
-        return self._intake.accept(job, not_after, request_id, patience, wait)
+        return self._intake.accept(job, not_after, request_id, self.reply_wait)
 
     def _check_clock(self, snapshot_id: str, not_after: float) -> None:
         # NOTE: by a clock that is behind that of the API it would be started

@@ -188,10 +188,7 @@ def _was_merged(job: Job) -> bool:
 
 def _unsafe(job: Job) -> str:
     """What mends a merge of which not all was surely written out."""
-    place = job.before.index(job.doomed[0])
-    above, doomed = (
-        path.rpartition('/')[2] for path in job.before[place - 1 : place + 1]
-    )
+    above, doomed = (path.rpartition('/')[2] for path in job.around[:2])
     return (
         f'QEMU ended, or the disk failed, before all of {doomed} was surely '
         'elsewhere on disk. '

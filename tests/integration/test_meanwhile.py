@@ -52,16 +52,21 @@ def _wait_for_error(host: Host, snapshot_id: str) -> None:
     wait_until(lambda: told(snapshot_id)[-1] == ('error', None), host)
 
 
-def test_a_guest_that_is_suspended_is_not_switched(host: Host) -> None:
-    """It would go on in the file that Cinder counts as frozen (W3)."""
-    domain = host.guest.domain
-    _while_cinder_is_asked(host, lambda: domain.managedSave(0))
+def _assert_suspended_is_refused(host: Host) -> None:
     snapshot_id = host.snapshot()
     with pytest.raises(exception.InstanceInvalidState, match='meanwhile'):
         host.create(snapshot_id, host.overlay().name)
     _wait_for_error(host, snapshot_id)
+    domain = host.guest.domain
     domain.create()
     assert _disks(domain)[host.volume_id] == [host.volume.name]
+
+
+def test_a_guest_that_is_suspended_is_not_switched(host: Host) -> None:
+    """It would go on in the file that Cinder counts as frozen (W3)."""
+    domain = host.guest.domain
+    _while_cinder_is_asked(host, lambda: domain.managedSave(0))
+    _assert_suspended_is_refused(host)
     host.guest.wait_reported(host.guest.reported() + 3)
 
 
@@ -78,12 +83,7 @@ def test_a_guest_that_was_off_and_is_suspended_is_not_switched(
         domain.managedSave(0)
 
     _while_cinder_is_asked(host, use)
-    snapshot_id = host.snapshot()
-    with pytest.raises(exception.InstanceInvalidState, match='meanwhile'):
-        host.create(snapshot_id, host.overlay().name)
-    _wait_for_error(host, snapshot_id)
-    domain.create()
-    assert _disks(domain)[host.volume_id] == [host.volume.name]
+    _assert_suspended_is_refused(host)
 
 
 def test_another_active_layer_is_left_alone(host: Host) -> None:

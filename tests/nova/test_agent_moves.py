@@ -195,6 +195,16 @@ def begin_anew(server: Server, api: Client, how: str, stays: bool) -> None:
     assert server.host() == host
 
 
+def leave_untold(
+    server: Server, api: Client, agent: Agent, how: str
+) -> tuple[str, str]:
+    """A snapshot that Cinder was not told of, of what can begin anew."""
+    made = keep_untold(server, api, agent)
+    if how == 'unshelve':
+        server.act(api, 'shelved_offloaded', shelve=None)
+    return made
+
+
 anew = pytest.mark.parametrize(
     ('how', 'stays'),
     [
@@ -209,9 +219,7 @@ anew = pytest.mark.parametrize(
 def test_who_begins_anew_uses_what_cinder_was_told(
     server: Server, api: Client, agent: Agent, how: str, stays: bool
 ) -> None:
-    snapshot_id, active = keep_untold(server, api, agent)
-    if how == 'unshelve':
-        server.act(api, 'shelved_offloaded', shelve=None)
+    snapshot_id, active = leave_untold(server, api, agent, how)
     server.cloud.cinder.clear_faults()
     claim(server, agent, snapshot_id)
     begin_anew(server, api, how, stays)
@@ -223,9 +231,7 @@ def test_who_begins_anew_uses_what_cinder_was_told(
 def test_who_begins_anew_before_cinder_was_told(
     server: Server, api: Client, agent: Agent, how: str, stays: bool
 ) -> None:
-    snapshot_id, active = keep_untold(server, api, agent)
-    if how == 'unshelve':
-        server.act(api, 'shelved_offloaded', shelve=None)
+    snapshot_id, active = leave_untold(server, api, agent, how)
     begin_anew(server, api, how, stays)
     # Nova had stored the other, and asks all the same.
     assert server.chain() == [server.volume.name]

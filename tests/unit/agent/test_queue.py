@@ -14,8 +14,7 @@ import pytest
 
 from nova_ext import exception
 from nova_ext.agent import engine as agent_engine
-from nova_ext.agent import manager as agent_manager
-from nova_ext.agent import wire
+from nova_ext.agent import intake, wire
 from nova_ext.agent.job import Job, Kind, Operation, State
 from nova_ext.agent.transition import Chain
 from tests.unit.agent import jobs
@@ -126,7 +125,7 @@ def test_it_is_not_begun_while_no_may_be_said_of_it(
     path: pathlib.Path,
 ) -> None:
     with (
-        mock.patch.object(agent_manager, '_NO_SECONDS', 0.5),
+        mock.patch.object(intake, '_NO_SECONDS', 0.5),
         mock.patch.object(wire, 'answer_wait', lambda reply_wait: 0.5),
         running(path) as engine,
     ):
