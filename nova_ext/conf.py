@@ -296,6 +296,11 @@ rpc_opts = [
     ),
 ]
 
+_LEFT_TO_NOVA = (
+    'If not, such a request goes on to Nova as it came, and past all other '
+    'guards.'
+)
+
 nova_opts = [
     cfg.BoolOpt(
         'refuse_suspended',
@@ -317,6 +322,35 @@ nova_opts = [
         help='Whether a request is refused while the compute service of the '
         'instance is down. It would be done when the service returns, '
         'perhaps long after Cinder has given up and removed the file.',
+    ),
+    cfg.BoolOpt(
+        'refuse_paths',
+        default=True,
+        help='Whether a new_file, file_to_merge or merge_target_file that is '
+        'a path is refused. By one the caller could have QEMU open any file '
+        f'that it may read. {_LEFT_TO_NOVA}',
+    ),
+    cfg.BoolOpt(
+        'refuse_bad_delete_info',
+        default=True,
+        help='Whether a delete_info is refused that is not the JSON text of '
+        'an object with a volume_id that is text. Nova answers most with '
+        'status 500, and takes null for the disk of another instance. '
+        f'{_LEFT_TO_NOVA}',
+    ),
+    cfg.BoolOpt(
+        'refuse_multi_attach',
+        default=True,
+        help='Whether the DELETE for a volume that several instances have is '
+        'answered 400, as the POST is. Nova answers it with status 500. '
+        f'{_LEFT_TO_NOVA}',
+    ),
+    cfg.BoolOpt(
+        'wrap_not_found',
+        default=True,
+        help='Whether what else Nova does not find is a 404 in the envelope '
+        'of faults. Nova answers with one that is text, or with status 500. '
+        f'{_LEFT_TO_NOVA}',
     ),
     cfg.StrOpt(
         'fence',

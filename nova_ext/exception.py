@@ -52,6 +52,14 @@ class InvalidInput(Invalid):
     msg_fmt = '%(reason)s'
 
 
+class InvalidFileName(InvalidInput):
+    """A file is not named by one plain path component (W12)."""
+
+
+class InvalidDeleteInfo(InvalidInput):
+    """``delete_info`` is missing or is not what it has to be (W13, W16)."""
+
+
 class PolicyNotAuthorized(Forbidden):
     msg_fmt = "Policy doesn't allow %(action)s to be performed."
 

@@ -30,6 +30,15 @@ class Context(context.RequestContext):
             raise exception.PolicyNotAuthorized(action=action)
 
 
+# An option of [nova_ext_nova] → what is refused while it is on.
+_GUARDS = {
+    'refuse_paths': exception.InvalidFileName,
+    'refuse_bad_delete_info': exception.InvalidDeleteInfo,
+    'refuse_multi_attach': exception.VolumeIsMultiAttach,
+    'wrap_not_found': exception.ResourceNotFound,
+}
+
+
 class Identified:
     """Takes who asks from Nova's context."""
 
@@ -58,6 +67,38 @@ class Identified:
         return self._resource(req, **arguments)
 
 
+class Unguarded:
+    """Leaves to Nova what is refused by a guard that is off.
+
+    Each of them refuses before anything is begun.
+
+    :param behind: the application of Nova
+    """
+
+    def __init__(
+        self,
+        resource: Identified,
+        behind: router.Application,
+        options: cfg.GroupAttr,
+    ) -> None:
+        self._resource = resource
+        self._behind = behind
+        self._off = tuple(
+            refusal
+            for name, refusal in _GUARDS.items()
+            if not getattr(options, name)
+        )
+
+    def __call__(
+        self, req: wsgi.Request, **arguments: Any
+    ) -> Callable[..., Iterable[bytes]]:
+        response = self._resource(req, **arguments)
+        # NOTE: webob has put the body back that it read.
+        if isinstance(getattr(response, 'cause', None), self._off):
+            return self._behind
+        return response
+
+
 def filter_factory(
     global_conf: dict[str, str], **local_conf: str
 ) -> Callable[[router.Application], router.Application]:
@@ -69,13 +110,21 @@ def filter_factory(
     :raises: oslo_config.cfg.Error
     """
     conf = _configure(cfg.CONF, **local_conf)
-    if conf.nova_ext.compute_api == 'nova':
+    is_nova = conf.nova_ext.compute_api == 'nova'
+    if is_nova:
         backend = importlib.import_module('nova_ext.compute.nova')
         conf.set_default(
             'max_microversion', backend.max_microversion(), group='nova_ext'
         )
     resource = Identified(app.resource(conf))
-    return lambda behind: router.Router(resource, fallback=behind)
+
+    def mounted(behind: router.Application) -> router.Application:
+        served = resource
+        if is_nova:
+            served = Unguarded(resource, behind, conf.nova_ext_nova)
+        return router.Router(served, fallback=behind)
+
+    return mounted
 
 
 def _configure(

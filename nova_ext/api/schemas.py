@@ -237,16 +237,23 @@ def _message(error: jsonschema.ValidationError, name: str | int | None) -> str:
     )
 
 
-def _check(validator: Validator, instance: object) -> None:
+def _check(
+    validator: Validator,
+    instance: object,
+    refusal: type[exception.InvalidInput] = exception.InvalidInput,
+) -> None:
     if validator.accept(instance):
         return
+    kind = refusal
     try:
         found = validator.error(instance)
         message = _message(*found) if found else None
+        if found and found[0].validator_value == 'file-name':
+            kind = exception.InvalidFileName
     except RecursionError:
         message = 'Malformed request body: it is nested too deeply'
     if message:
-        raise exception.InvalidInput(reason=message)
+        raise kind(reason=message)
 
 
 def create(body: object, legacy: bool = False) -> dict[str, Any]:
@@ -297,18 +304,19 @@ def check_id(identity: str) -> None:
 def delete_info(text: str | None) -> dict[str, Any]:
     """The decoded and checked ``delete_info``, without unknown keys.
 
-    :raises: :class:`nova_ext.exception.InvalidInput`
+    :raises: :class:`nova_ext.exception.InvalidDeleteInfo`,
+        :class:`nova_ext.exception.InvalidFileName`
     """
     if text is None:
-        raise exception.InvalidInput(
+        raise exception.InvalidDeleteInfo(
             reason="'delete_info' is a required query parameter: the JSON "
             "text of an object that holds 'volume_id'"
         )
     try:
         info = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise exception.InvalidInput(
+        raise exception.InvalidDeleteInfo(
             reason=f'{error}: delete_info is not JSON text'
         ) from None
-    _check(DELETE_INFO_VALIDATOR, info)
+    _check(DELETE_INFO_VALIDATOR, info, exception.InvalidDeleteInfo)
     return {key: info[key] for key in DELETE_INFO['properties'] if key in info}

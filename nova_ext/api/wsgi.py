@@ -70,9 +70,16 @@ class Fault(webob.Response):
 
     :param status: HTTP status code
     :param message: what is wrong and what mends it, for the caller
+    :ivar cause: the error of ours that it tells of, if there is one
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        cause: exception.NovaExtException | None = None,
+    ) -> None:
+        self.cause = cause
         name = FAULT_NAMES.get(status, 'computeFault')
         body = json.dumps({name: {'code': status, 'message': message}})
         # NOTE: webob leaves the charset of JSON out, and takes its time to
@@ -303,7 +310,7 @@ class Resource:
         status = status_of(error)
         if status >= 500:
             LOG.warning('Answered %d: %s', status, error)
-        return Fault(status, str(error))
+        return Fault(status, str(error), error)
 
 
 def _add_version_headers(

@@ -108,9 +108,12 @@ def _translated() -> Iterator[None]:
     """Nova's errors as ours, in Nova's words."""
     try:
         yield
+    except nova_exception.VolumeBDMIsMultiAttach as error:
+        raise exception.VolumeIsMultiAttach(
+            volume_id=error.kwargs['volume_id']
+        ) from error
     except (
         nova_exception.VolumeBDMNotFound,
-        nova_exception.VolumeBDMIsMultiAttach,
         nova_exception.InvalidVolume,
         nova_exception.InstanceInvalidState,
         nova_exception.InstanceNotReady,
