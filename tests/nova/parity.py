@@ -2,7 +2,7 @@
 """Runs the gabbi files against a nova-api and says what it answers otherwise.
 
 Here lives how they are run and how the list of differences is read. What is
-asked is in tests/functional/gabbits, what differs in differences/.
+asked is in tests/functional/gabbits, what differs in differences.yaml.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gabbi import suite as gabbi_suite
 
 from tests.functional.test_api import GABBITS
 
-LISTS = pathlib.Path(__file__).with_name('differences')
+LISTS = pathlib.Path(__file__).with_name('differences.yaml')
 # A proxy that the environment names cannot reach our loopback.
 _NO_PROXY = {'NO_PROXY': '*', 'no_proxy': '*'}
 FILES = sorted(path.stem for path in GABBITS.glob('*.yaml'))
@@ -82,11 +82,8 @@ def listed(release: int, *lists: str) -> dict[str, dict[str, Difference]]:
     :raises ValueError: a request is listed twice.
     """
     by_file: dict[str, dict[str, Difference]] = collections.defaultdict(dict)
-    groups = itertools.chain.from_iterable(
-        yaml.safe_load((LISTS / f'{name}.yaml').read_text(encoding='utf-8'))
-        for name in lists
-    )
-    for group in groups:
+    groups = yaml.safe_load(LISTS.read_text(encoding='utf-8'))
+    for group in itertools.chain(*(groups[name] for name in lists)):
         if not group.get('from', 0) <= release < group.get('before', 99):
             continue
         difference = Difference(group['status'], group['says'])

@@ -2,8 +2,8 @@
 """The gabbi files that run against any deployment, against a real Nova: as it
 is shipped, and with our filter in its pipelines.
 
-Where it answers otherwise than we do alone is listed in differences/; what is
-not listed, and what is listed and does not differ, is a failure.
+Where it answers otherwise than we do alone is listed in differences.yaml; what
+is not listed, and what is listed and does not differ, is a failure.
 """
 
 from __future__ import annotations
