@@ -9,29 +9,31 @@ that it was accepted, that libvirt is asked, and what came of it.
 from __future__ import annotations
 
 import itertools
-import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from keystoneauth1 import adapter, noauth, session
 
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import journal
-from tests.benchmark import cpu, rig
-from tests.benchmark.report import Goal, Row, Section
+from tests.benchmark import agent_log, cpu, rig
+from tests.benchmark.report import Goal, Row, Section, middle
 
 LIMIT = 1.5
 # By the wall, of which others on the machine take their part.
 _SLACK = 2.5
 
-# What an agent does between two states of a job.
-_STAGES = {
-    'first report': ('PENDING', 'RUNNING'),
-    'switch': ('RUNNING', 'VERIFYING'),
-    'look': ('VERIFYING', 'REPORTING'),
-    'second report': ('REPORTING', 'CONFIRMING'),
+# A step → the state of the job that ends it; that of the last is the answer.
+_STEPS = {
+    'admission, first write': 'PENDING',
+    'first report, second write': 'RUNNING',
+    'the switch': 'VERIFYING',
+    'the look after it, third write': 'REPORTING',
+    'second report, answer': None,
 }
+_SWITCH = 2
 
 _WARM_UP = 6
 # Three more layers each, so that no chain is longer than nine and a volume.
@@ -41,7 +43,7 @@ _ROUNDS_PER_CHAIN = 3
 class Floor:
     """The bare calls.
 
-    :ivar parts: seconds of libvirt's call and of both reports, each time
+    :ivar steps: seconds of each of the steps, each time
     """
 
     def __init__(self, parts: rig.Rig) -> None:
@@ -49,9 +51,10 @@ class Floor:
         self._parts = parts
         self._cinder = client(parts.cinder.endpoint)
         self._journal = journal.Journal(parts.guest.directory / 'floor.sqlite')
-        self.parts: list[tuple[float, float]] = []
+        self.steps: list[list[float]] = []
 
     def __call__(self, overlay: rig.Overlay) -> None:
+        at = [time.perf_counter()]
         job = self._journal.add(
             agent_job.Job(
                 snapshot_id=overlay.snapshot_id,
@@ -66,20 +69,19 @@ class Floor:
                 deadline=0.0,
             )
         )
-        started = time.perf_counter()
+        at.append(time.perf_counter())
         self._report(overlay, '0%')
         self._journal.update(job.to(agent_job.State.RUNNING))
-        asked = time.perf_counter()
+        at.append(time.perf_counter())
         self._domain.snapshotCreateXML(
             self._parts.snapshot_xml(overlay), rig.SNAPSHOT
         )
-        switched = time.perf_counter()
+        at.append(time.perf_counter())
         self._journal.update(job.to(agent_job.State.REPORTING))
+        at.append(time.perf_counter())
         self._report(overlay, '90%')
-        reported = time.perf_counter()
-        self.parts.append(
-            (switched - asked, asked - started + reported - switched)
-        )
+        at.append(time.perf_counter())
+        self.steps.append(_between(at))
 
     def _report(self, overlay: rig.Overlay, progress: str) -> None:
         update = {'status': 'creating', 'progress': progress}
@@ -93,23 +95,31 @@ class Agent:
     """Our agent, by its socket, as an API process asks it.
 
     :ivar cpu: seconds of CPU time of its process, each time
-    :ivar asked: ids of the snapshots
     """
 
     def __init__(self, parts: rig.Rig) -> None:
-        self.asked: list[str] = []
+        self._asked: list[tuple[str, float, float]] = []
         self._pid = cpu.listener(parts.compute.conf.nova_ext_agent.socket)
         self.cpu: list[float] = []
         self._compute = parts.compute
         self._context = parts.context
 
     def __call__(self, overlay: rig.Overlay) -> None:
-        self.asked.append(overlay.snapshot_id)
-        before = cpu.seconds(self._pid)
+        asked, before = time.time(), cpu.seconds(self._pid)
         self._compute.volume_snapshot_create(
             self._context, overlay.volume_id, overlay.create_info
         )
         self.cpu.append(cpu.seconds(self._pid) - before)
+        self._asked.append((overlay.snapshot_id, asked, time.time()))
+
+    def steps(self, log: Path) -> list[list[float]]:
+        """Seconds of each of the steps, each time."""
+        found = agent_log.read(log)
+        *states, _ = _STEPS.values()
+        return [
+            _between([began, *(found[name][state] for state in states), ended])
+            for name, began, ended in self._asked
+        ]
 
 
 class Http:
@@ -140,37 +150,31 @@ def measure(short: bool, others: bool) -> Section:
     with rig.running() as parts:
         floor, agent, http = Floor(parts), Agent(parts), Http(parts)
         taken = _take(parts, (floor, agent, http), rounds, seconds)
-        notes = [parts.machine, _stages(parts.log.read_text(), agent.asked)]
+        ours = agent.steps(parts.log)[_WARM_UP:]
+        machine = parts.machine
     used = statistics.median(agent.cpu[_WARM_UP:])
-    return _section(taken, floor.parts[_WARM_UP:], used, notes)
+    bare = floor.steps[_WARM_UP:]
+    return _section(taken, bare, used, [machine, *_compared(bare, ours)])
 
 
-def _stages(log: str, asked: Sequence[str]) -> str:
-    """Where the agent's time went, by the lines of its log.
+def _between(at: Sequence[float]) -> list[float]:
+    return [end - begin for begin, end in itertools.pairwise(at)]
 
-    Those have whole milliseconds, hence means.
-    """
-    states = re.findall(
-        r"^\S+ (\S+) .* create of snapshot '(\S+)' .*: ([A-Z]+)(?:,.*)?$",
-        log,
-        re.M,
-    )
-    at: dict[str, dict[str, float]] = {}
-    for clock, snapshot_id, state in states:
-        hours, minutes, seconds = clock.split(':')
-        at.setdefault(snapshot_id, {})[state] = (
-            int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+def _compared(
+    bare: Sequence[Sequence[float]], ours: Sequence[Sequence[float]]
+) -> Iterator[str]:
+    """Where the time goes that the agent takes more than the floor."""
+    taken = [
+        [middle(step) * 1e3 for step in zip(*rounds, strict=True)]
+        for rounds in (bare, ours)
+    ]
+    whole = sum(taken[1]) - sum(taken[0])
+    for name, floor, agent in zip(_STEPS, *taken, strict=True):
+        yield (
+            f'{name:30}  floor {floor:5.1f}  agent {agent:5.1f}  of what is '
+            f'more {(agent - floor) / whole * 100:3.0f} %'
         )
-    found = [at[snapshot_id] for snapshot_id in asked[_WARM_UP:]]
-
-    def mean(one: str, other: str) -> float:
-        return statistics.mean(
-            (states[other] - states[one]) * 1e3 for states in found
-        )
-
-    return 'ms of the agent, from its log: ' + ', '.join(
-        f'{name} {mean(*ends):.1f}' for name, ends in _STAGES.items()
-    )
 
 
 def _take(
@@ -208,7 +212,7 @@ def _take(
 
 def _section(
     taken: list[list[float]],
-    parts: list[tuple[float, float]],
+    steps: Sequence[Sequence[float]],
     used: float,
     notes: Sequence[str],
 ) -> Section:
@@ -219,10 +223,10 @@ def _section(
             floor,
             is_floor=True,
         ),
-        Row('  of which snapshotCreateXML', [part[0] for part in parts]),
+        Row('  of which snapshotCreateXML', [one[_SWITCH] for one in steps]),
         Row(
-            '  of which the reports, and two of the writes',
-            [part[1] for part in parts],
+            '  of which the reports, and the writes',
+            [sum(one) - one[_SWITCH] for one in steps],
         ),
         Row('agent, by its socket', agent),
         Row('service, over HTTP (noauth)', http),

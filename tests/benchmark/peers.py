@@ -14,7 +14,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,10 @@ class Process:
     def profile(self, order: Mapping[str, Any]) -> dict[str, float]:
         """See peer.py."""
         return self._ask('profile', order)
+
+    def start(self, app: str, packages: Sequence[str]) -> dict[str, int]:
+        """See peer.py."""
+        return self._ask('start', {'app': app, 'packages': packages})
 
     def _ask(self, name: str, order: Mapping[str, Any]) -> Any:
         assert self._process.stdin is not None

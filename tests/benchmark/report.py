@@ -15,6 +15,15 @@ _MILLISECONDS = 1000
 _COLUMNS = ('', 'median', 'min', 'p90', 'ratio')
 
 
+def middle(values: Sequence[float]) -> float:
+    """The mean of the middle half: of what is known to a millisecond, where
+    a median is no better, and some take long for the sake of others.
+    """
+    ordered = sorted(values)
+    cut = len(ordered) // 4
+    return statistics.mean(ordered[cut : len(ordered) - cut])
+
+
 @dataclasses.dataclass(frozen=True)
 class Goal:
     """A figure and what it shall be; most are ratios.

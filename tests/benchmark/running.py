@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 
-from tests.benchmark import cpu, merge, rig
+from tests.benchmark import agent_log, cpu, merge, rig
 from tests.benchmark.ending import Ending
-from tests.benchmark.report import Goal, Row, Section
+from tests.benchmark.report import Goal, Row, Section, middle
 
 _DELAY_LIMIT = 10.0
 # A hundredth of one CPU.
@@ -24,18 +24,32 @@ _WARM_UP = 2
 
 def _delays(
     parts: rig.Rig, ending: Ending, kind: str, rounds: int
-) -> list[float]:
-    """Seconds from the event until Cinder had the report, each time."""
+) -> tuple[list[float], str]:
+    """Seconds from the event until Cinder had the report, each time, and a
+    note on what they are made of.
+    """
     http = merge.Http(parts)
-    delays = []
+    at = {}
     for _ in range(_WARM_UP + rounds):
         merge.write(parts, _SMALL)
         one = merge.Merge(parts, kind)
         ending.expect()
         http(one)
-        delays.append(http.reported_at - ending.wait())
+        at[one.snapshot_id] = ending.wait(), http.reported_at
         parts.merged(one.doomed)
-    return delays[_WARM_UP:]
+    delays = [reported - ended for ended, reported in at.values()]
+    found = agent_log.read(parts.log)
+    # Of time.monotonic() to time.time().
+    apart = time.time() - time.monotonic()
+    looks = [
+        found[snapshot_id]['REPORTING'] - apart - ended
+        for snapshot_id, (ended, _) in at.items()
+    ]
+    look, whole = (middle(taken[_WARM_UP:]) * 1e3 for taken in (looks, delays))
+    return delays[_WARM_UP:], (
+        f'{kind}: the look, and the write of the outcome {look:.1f} ms, the '
+        f'report {whole - look:.1f} ms'
+    )
 
 
 def _while_running(parts: rig.Rig, seconds: float) -> tuple[float, float]:
@@ -70,16 +84,16 @@ def measure(short: bool, others: bool) -> Section:
     """
     rounds, seconds = (10, 20.0) if short else (40, 120.0)
     with rig.running() as parts, Ending(parts) as ending:
-        delays = {'pull': _delays(parts, ending, 'pull', rounds)}
+        taken = {'pull': _delays(parts, ending, 'pull', rounds)}
         merge.switch(parts, parts.overlay())
-        delays['commit'] = _delays(parts, ending, 'commit', rounds)
+        taken['commit'] = _delays(parts, ending, 'commit', rounds)
         machine = parts.machine
     with rig.running(bandwidth=1) as parts:
         merge.switch(parts, parts.overlay())
         idle, busy = _while_running(parts, seconds)
     rows = [
-        Row(f'{kind}: completed until reported', found)
-        for kind, found in delays.items()
+        Row(f'{kind}: completed until reported', delays)
+        for kind, (delays, _) in taken.items()
     ]
     delay = max(row.median for row in rows) * 1e3
     fastest = max(min(row.seconds) for row in rows) * 1e3
@@ -89,6 +103,7 @@ def measure(short: bool, others: bool) -> Section:
         rows=rows,
         notes=[
             machine,
+            *(note for _, note in taken.values()),
             f'seconds of CPU of the agent an hour: {busy:.1f} with a merge, '
             f'{idle:.1f} without',
         ],

@@ -177,5 +177,6 @@ FIGURES = {
         ),
     },
 }
-# Pages of which one command prints all figures.
+# Pages of which one command prints all figures, which are others each time. By
+# which part of it is said beside each of them, as test_documents.py sees.
 OF_ONE_COMMAND = {'performance.rst': 'tox -e bench'}

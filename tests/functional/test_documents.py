@@ -7,6 +7,7 @@ configuration are taken. Environments of tox and commands of ours: likewise.
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 from collections.abc import Iterator
@@ -73,6 +74,34 @@ def test_each_figure_has_what_prints_it(page: str) -> None:
         if not re.fullmatch(r'[2345]\d\d|0', figure)
     ]
     assert found == []
+
+
+def _sections() -> set[str]:
+    """Those of the benchmark, without what its imports need."""
+    tree = ast.parse((pages.ROOT / 'tests/benchmark/__main__.py').read_text())
+    (value,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and ast.unparse(node.targets[0]) == '_SECTIONS'
+    )
+    assert isinstance(value, ast.Dict)
+    return {ast.literal_eval(key) for key in value.keys if key}
+
+
+@pytest.mark.parametrize('page', backing.OF_ONE_COMMAND)
+def test_each_figure_is_beside_the_name_of_what_prints_it(page: str) -> None:
+    """Of a table it is in the paragraph before it."""
+    named: dict[str, list[str]] = {}
+    before: list[str] = []
+    for paragraph in pages.paragraphs(page):
+        names = re.findall(r'``(?:-- )?--only (\w+)``', paragraph)
+        if not paragraph.startswith('==='):
+            before = names
+        if re.search(r'\d', re.sub(r'``[^`]+``', '', paragraph)):
+            named[paragraph] = before
+    assert [text for text, names in named.items() if not names] == []
+    assert {name for names in named.values() for name in names} == _sections()
 
 
 def _backing() -> Iterator[str]:
