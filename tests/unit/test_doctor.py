@@ -7,6 +7,7 @@ import grp
 import os
 import pathlib
 import socket
+import stat
 import tempfile
 from unittest import mock
 
@@ -189,9 +190,50 @@ def test_what_would_let_a_user_in_is_named(tmp_path: pathlib.Path) -> None:
     )
 
 
+def test_nobody_is_put_into_the_group_of_root() -> None:
+    modes = {
+        '/a': (stat.S_IFDIR | 0o700, 0),
+        '/a/b': (stat.S_IFREG | 0o640, 0),
+        '/c': (stat.S_IFDIR | 0o2750, 34),
+        '/c/d': (stat.S_IFREG | 0o600, 0),
+    }
+
+    def found(path: str) -> os.stat_result:
+        mode, gid = modes.get(path, (stat.S_IFDIR | 0o755, 0))
+        return os.stat_result((mode, 0, 0, 0, 0, gid, *[0] * 4))
+
+    who = access.Who(33, (33,))
+    with mock.patch.object(os, 'stat', autospec=True, side_effect=found):
+        of_root = list(access._mends('/a/b', False, who))
+        of_backup = list(access._mends('/c/d', False, who))
+    assert of_root == [
+        *('groupadd -rf nova_ext_share', 'chgrp nova_ext_share /a'),
+        *('chmod g+x /a', 'usermod -aG nova_ext_share www-data'),
+        *('groupadd -rf nova_ext_share', 'chgrp nova_ext_share /a /a/b'),
+        *('chmod g+s /a', 'usermod -aG nova_ext_share www-data'),
+    ]
+    # What has a group already keeps it.
+    assert of_backup == [
+        f'usermod -aG {BACKUP} www-data',
+        *(f'chgrp {BACKUP} /c /c/d', 'chmod g+s /c', 'chmod g+r /c/d'),
+        f'usermod -aG {BACKUP} www-data',
+    ]
+
+
+OF_ROOT = (
+    'have {} be of the group libvirt (unix_sock_group in libvirtd.conf or '
+    'virtqemud.conf; SocketGroup where systemd makes the socket); usermod -aG '
+    'libvirt www-data; then restart the agent'
+)
+
+
 @pytest.mark.parametrize(
     ('gid', 'mend'),
-    [(33, ''), (34, f'usermod -aG {BACKUP} www-data; then restart the agent')]
+    [
+        (33, ''),
+        (34, f'usermod -aG {BACKUP} www-data; then restart the agent'),
+        (0, OF_ROOT),
+    ]
     if os.getuid() == 0
     # Who is not root can be nobody else.
     else [(os.getgid(), '')],
@@ -211,7 +253,7 @@ def test_a_socket_that_a_user_may_not_use(
             os.chmod(path, 0o660)
             found = access.check_call('it', lambda: _connect(path), path, who)
     assert found.state == ('wrong' if mend else 'ok')
-    assert found.mend == mend
+    assert found.mend == mend.format(path)
     assert ('Permission denied' in found.says) is bool(mend)
 
 
@@ -226,6 +268,23 @@ def test_a_plain_user_asks_as_it_is(tmp_path: pathlib.Path) -> None:
             'it', lambda: None, str(tmp_path), access.Who(1, (1,))
         )
     assert found.state == 'ok'
+
+
+def test_a_socket_of_root_that_is_for_all_and_refuses() -> None:
+    me = (33, 33) if os.getuid() == 0 else (os.getuid(), os.getgid())
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        path = f'{directory}/socket'
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(path)
+            os.chmod(path, 0o666)
+            # As polkit has it, which nothing listens for here.
+            found = access.check_call(
+                'it', lambda: _connect(path), path, access.member(*me)
+            )
+            group = os.stat(path).st_gid
+    assert found.state == 'wrong'
+    assert ('usermod -aG libvirt ' in found.mend) is (group == 0)
 
 
 def _connect(path: str) -> None:
