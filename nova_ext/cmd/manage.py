@@ -152,7 +152,9 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _check_paste(options: argparse.Namespace) -> int:
     try:
-        findings = paste.check(options.file.read_text())
+        findings = paste.check(
+            options.file.read_text(), os.path.abspath(options.file.parent)
+        )
     except (OSError, UnicodeError, configparser.Error) as error:
         print(f'{options.file} cannot be read: {error}', file=sys.stderr)
         return 1

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -19,16 +20,13 @@ def check_paste(path: pathlib.Path) -> Iterator[Finding]:
     """Whether our filter is where it must be in Nova's pipeline."""
     subject = str(path)
     try:
-        findings = paste.check(path.read_text())
+        findings = paste.check(path.read_text(), os.path.abspath(path.parent))
     except (OSError, UnicodeError, configparser.Error) as error:
         yield _unread(path, error)
         return
     for found in findings:
-        mend = (
-            f'in [{found.section}]: {found.line}'
-            if found.line
-            else 'mend it, by the api-paste.ini that Nova ships'
-        )
+        line = f'in [{found.section}]: {found.line}' if found.line else ''
+        mend = found.mend or line
         yield wrong(subject, f'[{found.section}]: {found.problem}', mend)
     if not findings:
         yield ok(subject, 'the filter is where it must be')
