@@ -41,7 +41,11 @@ _TRUE, _FALSE = _type('@'), _type('!')
 
 
 class Enforcer(policy.Enforcer):
-    """See oslo.policy; the answers are the same."""
+    """See oslo.policy; the answers are the same.
+
+    But a file that somebody has named must be there: for oslo.policy all
+    rules are the defaults without it, though it may have said stricter ones.
+    """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         super().__init__(conf)
@@ -51,6 +55,8 @@ class Enforcer(policy.Enforcer):
         self._broken = False
         self._places = directories(conf)
         self._compiled: dict[str, Decide | None] = {}
+        place = conf.get_location('policy_file', 'oslo_policy')
+        self._is_named = place.location.is_user_controlled
 
     def load_rules(self, force_reload: bool = False) -> None:
         """Read what has changed since the last time.
@@ -126,6 +132,11 @@ class Enforcer(policy.Enforcer):
         raise exception.PolicyUnavailable(action=action)
 
     def _read(self, anew: bool) -> None:
+        if self._is_named and not self.conf.find_file(self.policy_file):
+            raise ValueError(
+                'it is not there. Write it, or take the option out to have '
+                'the rules as they are by default'
+            )
         try:
             super().load_rules(anew)
         except (AttributeError, TypeError) as error:

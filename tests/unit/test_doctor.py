@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pathlib
 import socket
@@ -14,6 +15,7 @@ from unittest import mock
 import pytest
 
 from nova_ext import cinder
+from nova_ext.cmd import manage
 from nova_ext.cmd.doctor import (
     access,
     agents,
@@ -95,6 +97,42 @@ def test_a_file_that_is_none(tmp_path: pathlib.Path) -> None:
     for check in (files.check_cinder, files.check_paste):
         (found,) = check(tmp_path / 'nothing')
         assert found.state == 'wrong'
+
+
+@pytest.mark.parametrize(
+    ('options', 'content', 'state', 'words'),
+    [
+        ('policy_file = nothere.yaml', None, 'wrong', 'not there'),
+        ('', '"rule": "rule:no', 'wrong', 'policy.yaml cannot be used'),
+        ('', '{}', 'ok', '/policy.yaml'),
+        ('', None, 'ok', 'by default'),
+    ],
+)
+def test_the_policy_of_the_api(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    content: str | None,
+    state: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    config = tmp_path / 'nova_ext.conf'
+    text = '[nova_ext]\nauth_strategy = noauth\ncompute_api = {}\n'
+    config.write_text(f'{text.format("none")}[oslo_policy]\n{options}\n')
+    if content:
+        (tmp_path / 'policy.yaml').write_text(content)
+    command = ['--config-file', str(config), 'doctor', '--json']
+    manage.main(command)
+    found = {one['subject']: one for one in json.loads(capsys.readouterr()[0])}
+    assert found['policy']['state'] == state
+    assert words in found['policy']['says']
+    assert bool(found['policy']['mend']) is (state == 'wrong')
+    # That of Nova is asked where it is mounted there.
+    config.write_text(f'{text.format("nova")}[oslo_policy]\n{options}\n')
+    manage.main(command)
+    assert '"policy"' not in capsys.readouterr()[0]
 
 
 def test_a_filter_at_the_wrong_place(tmp_path: pathlib.Path) -> None:

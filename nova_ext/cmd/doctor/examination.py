@@ -68,6 +68,8 @@ def examine(
     reporting = conf.nova_ext_agent.reports == 'cinder' or bus or fencing
     if conf.nova_ext.auth_strategy == 'keystone':
         yield from reports.check_login(conf, 'keystone_authtoken', False)
+    if conf.nova_ext.compute_api != 'nova':
+        yield files.check_policy(conf)
     hosts = list(options.host)
     if reporting:
         yield from reports.check_login(conf, cinder.GROUP.name)

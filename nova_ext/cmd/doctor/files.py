@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of our neighbours: Nova's api-paste.ini, Cinder's cinder.conf."""
+"""Our policy, and of our neighbours api-paste.ini and cinder.conf."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from oslo_config import cfg
+
+from nova_ext import policies
 from nova_ext.cmd import paste
 from nova_ext.cmd.doctor.finding import Finding, ok, wrong
 
 PASTE = pathlib.Path('/etc/nova/api-paste.ini')
 CINDER = pathlib.Path('/etc/cinder/cinder.conf')
 _NFS = 'NfsDriver'
+
+
+def check_policy(conf: cfg.ConfigOpts) -> Finding:
+    """Whether an API of ours could read its policy."""
+    try:
+        path = policies.load(conf).policy_path
+    except cfg.Error as error:
+        mend = 'mend that file; without it the API does not start'
+        return wrong('policy', str(error), mend)
+    how = f'{path} is used' if path else 'its rules are as they are by default'
+    return ok('policy', how)
 
 
 def check_paste(path: pathlib.Path) -> Iterator[Finding]:
