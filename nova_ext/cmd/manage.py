@@ -24,7 +24,7 @@ from typing import Any
 from oslo_config import cfg
 
 from nova_ext import conf as nova_ext_conf
-from nova_ext import exception
+from nova_ext import config, exception
 from nova_ext.cmd import paste, show
 from nova_ext.cmd.doctor import examination
 from nova_ext.compute import libvirt as agent
@@ -141,7 +141,7 @@ def _main(argv: Sequence[str] | None) -> int:
     conf = cfg.ConfigOpts()
     try:
         nova_ext_conf.register_opts(conf)
-        nova_ext_conf.read(conf, [], options.config_file)
+        config.read(conf, [], options.config_file)
         if options.group == 'doctor':
             return examination.run(conf, options)
         return _run(agent.ComputeAPI(conf), options)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from oslo_config import cfg
 
 from nova_ext import conf as nova_ext_conf
+from nova_ext import config
 
 FILTER = 'egg:nova_ext#nova'
 _OURS = {
@@ -121,7 +122,7 @@ def _check_options(
                     'write the file so that the user of nova-api can read it, '
                     'or take the line out to have nova.conf read'
                 )
-                nova_ext_conf.read(cfg.ConfigOpts(), [], [value])
+                config.read(cfg.ConfigOpts(), [], [value])
         except (cfg.Error, ValueError) as error:
             problem = f'Nova does not start with "{key} = {value}": {error}'
             yield Finding(section, problem, mend=mend)
