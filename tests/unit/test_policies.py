@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pathlib
 import socket
+from unittest import mock
 
 import pytest
 from oslo_config import cfg
@@ -155,6 +158,31 @@ def test_a_file_that_is_taken_away_still_counts(
     assert 'The policy stays as it was' in caplog.text
     path.write_text('{}')
     assert _allowed(enforcer, policies.CREATE, roles=['service'])
+
+
+def test_a_file_that_may_not_be_read_any_more_changes_nothing(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / 'policy.yaml'
+    path.write_text(json.dumps({policies.CREATE: 'role:reader'}))
+    enforcer = policies.load(_reading(path))
+    path.write_text('{}')
+    os.utime(path, (2**31, 2**31))
+    # As for a user whom its mode keeps out, which root is not.
+    denied = PermissionError(errno.EACCES, 'Permission denied')
+    with mock.patch('builtins.open', side_effect=denied):
+        assert not _allowed(enforcer, policies.CREATE, roles=['service'])
+        with pytest.raises(cfg.Error, match=f'policy_file {path} cannot be u'):
+            policies.load(_reading(path))
+    assert _allowed(enforcer, policies.CREATE, roles=['reader'])
+    assert f'this user may not read {path}' in caplog.text
+    path.chmod(0o640)
+    assert _allowed(enforcer, policies.CREATE, roles=['service'])
+
+
+def test_a_directory_is_no_file_of_rules(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(cfg.Error, match='it is a directory'):
+        policies.load(_reading(tmp_path))
 
 
 def _told(directory: pathlib.Path, line: str) -> cfg.ConfigOpts:
