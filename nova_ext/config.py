@@ -13,7 +13,7 @@ import pathlib
 import re
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 
 from oslo_config import cfg
@@ -61,6 +61,7 @@ def setup(
             f'the log cannot be kept as [DEFAULT] says: {error}. Look at '
             'log_file, log_config_append and default_log_levels'
         ) from error
+    check(conf)
     name_exposed_files(conf)
     return conf
 
@@ -89,6 +90,30 @@ def read(
         ) from error
 
 
+def check(conf: cfg.ConfigOpts) -> None:
+    """Return if each of our options has a value that it takes.
+
+    :raises: oslo_config.cfg.Error
+    """
+    for option, reason in invalid(conf):
+        raise cfg.Error(
+            f'{option} cannot be used: {reason}. Write a value that it takes, '
+            'or take it out'
+        )
+
+
+def invalid(conf: cfg.ConfigOpts) -> Iterator[tuple[str, str]]:
+    """Our options with values that they do not take, and why they do not."""
+    for group, options in nova_ext_conf.list_opts():
+        for option in options:
+            try:
+                getattr(conf[group.name], option.dest)
+            except cfg.Error as error:
+                # NOTE: before it stands what names neither group nor file.
+                _, _, reason = str(error).rpartition(' is not valid: ')
+                yield f'[{group.name}] {option.name}', reason
+
+
 def name_exposed_files(conf: cfg.ConfigOpts) -> None:
     """Warn of the configuration files whose passwords all may read."""
     for path in exposed_files(conf):
@@ -102,17 +127,22 @@ def name_exposed_files(conf: cfg.ConfigOpts) -> None:
 def exposed_files(conf: cfg.ConfigOpts) -> list[str]:
     """The configuration files whose passwords everybody may read."""
     found = []
-    below = [
-        str(path)
-        for directory in conf.config_dir or ()
-        for path in sorted(pathlib.Path(directory).glob('*.conf'))
-    ]
-    for path in [*(conf.config_file or ()), *below]:
+    for path in paths(conf):
         with contextlib.suppress(OSError), open(path, 'rb') as file:
             mode = os.fstat(file.fileno()).st_mode
             if mode & stat.S_IROTH and _PASSWORD.search(file.read()):
                 found.append(path)
     return found
+
+
+def paths(conf: cfg.ConfigOpts) -> list[str]:
+    """The files that were read, in this order."""
+    below = [
+        str(path)
+        for directory in conf.config_dir or ()
+        for path in sorted(pathlib.Path(directory).glob('*.conf'))
+    ]
+    return [*(conf.config_file or ()), *below]
 
 
 def find_paste_file(conf: cfg.ConfigOpts) -> str:

@@ -144,6 +144,7 @@ def _main(argv: Sequence[str] | None) -> int:
         config.read(conf, [], options.config_file)
         if options.group == 'doctor':
             return examination.run(conf, options)
+        config.check(conf)
         return _run(agent.ComputeAPI(conf), options)
     except (cfg.Error, exception.NovaExtException) as error:
         print(error, file=sys.stderr)

@@ -13,8 +13,10 @@ import tempfile
 from unittest import mock
 
 import pytest
+from oslo_config import cfg
 
-from nova_ext import cinder
+from nova_ext import cinder, config
+from nova_ext import conf as nova_ext_conf
 from nova_ext.cmd import manage
 from nova_ext.cmd.doctor import (
     access,
@@ -23,6 +25,7 @@ from nova_ext.cmd.doctor import (
     files,
     finding,
     reports,
+    settings,
 )
 from tests.fixtures.bus import private_conf
 
@@ -118,21 +121,99 @@ def test_the_policy_of_the_api(
     words: str,
 ) -> None:
     monkeypatch.setenv('HOME', str(tmp_path))
-    config = tmp_path / 'nova_ext.conf'
-    text = '[nova_ext]\nauth_strategy = noauth\ncompute_api = {}\n'
-    config.write_text(f'{text.format("none")}[oslo_policy]\n{options}\n')
+    path = tmp_path / 'nova_ext.conf'
+    text = (
+        f'[nova_ext_agent]\nsocket = {tmp_path}/none\n'
+        'libvirt_uri = test:///default\n'
+        '[nova_ext]\nauth_strategy = noauth\ncompute_api = {}\n'
+    )
+    path.write_text(f'{text.format("libvirt")}[oslo_policy]\n{options}\n')
     if content:
         (tmp_path / 'policy.yaml').write_text(content)
-    command = ['--config-file', str(config), 'doctor', '--json']
+    command = ['--config-file', str(path), 'doctor', '--json']
     manage.main(command)
     found = {one['subject']: one for one in json.loads(capsys.readouterr()[0])}
     assert found['policy']['state'] == state
     assert words in found['policy']['says']
     assert bool(found['policy']['mend']) is (state == 'wrong')
     # That of Nova is asked where it is mounted there.
-    config.write_text(f'{text.format("nova")}[oslo_policy]\n{options}\n')
+    path.write_text(f'{text.format("nova")}[oslo_policy]\n{options}\n')
     manage.main(command)
     assert '"policy"' not in capsys.readouterr()[0]
+
+
+@pytest.mark.parametrize(
+    ('text', 'subject', 'says', 'mend'),
+    [
+        (
+            '[nova_ext]\nport = abc',
+            '[nova_ext] port',
+            "'abc'",
+            'a value that it takes',
+        ),
+        (
+            '[nova_ext_agent]\nsocket = $nothere/x',
+            '[nova_ext_agent] socket',
+            'nothere',
+            'a value that it takes',
+        ),
+        (
+            '[nova_ext]\ncompute_api = abacus',
+            '[nova_ext] compute_api',
+            'abacus',
+            'libvirt, nova, rpc',
+        ),
+        (
+            '[nova_ext_agent]\nreport = cinder',
+            '[nova_ext_agent] report',
+            'no such option',
+            'write reports',
+        ),
+        (
+            '[nova_ext]\nxyzzy = 1',
+            '[nova_ext] xyzzy',
+            'no such option',
+            'take it out',
+        ),
+        (
+            '[nova_ext_agents]\nreports = cinder',
+            '[nova_ext_agents]',
+            'no such group',
+            'write [nova_ext_agent]',
+        ),
+        ('[nova_ext_cinder]\nusername = x', '', '', ''),
+        ('[another]\nreport = x', '', '', ''),
+    ],
+)
+def test_an_option_that_is_none(
+    tmp_path: pathlib.Path, text: str, subject: str, says: str, mend: str
+) -> None:
+    path = tmp_path / 'nova_ext.conf'
+    path.write_text(text)
+    conf = cfg.ConfigOpts()
+    nova_ext_conf.register_opts(conf)
+    config.read(conf, [], [str(path)])
+    findings = list(settings.check(conf))
+    assert len(findings) == bool(subject)
+    for found in findings:
+        assert (found.subject, found.state) == (subject, 'wrong')
+        assert says in found.says
+        assert mend in found.mend
+        assert 'LocationInfo' not in str(found)
+
+
+def test_what_a_wrong_value_would_break_is_not_looked_at(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / 'nova_ext.conf'
+    path.write_text('[nova_ext]\nauth_strategy = foo\nport = abc\n')
+    assert manage.main(['--config-file', str(path), 'doctor']) == 1
+    shown = capsys.readouterr()
+    assert shown.err == ''
+    assert [line.partition(': ')[0] for line in shown.out.splitlines()] == [
+        'WRONG   [nova_ext] auth_strategy',
+        'WRONG   [nova_ext] port',
+    ]
 
 
 def test_a_filter_at_the_wrong_place(tmp_path: pathlib.Path) -> None:

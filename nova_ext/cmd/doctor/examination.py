@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 from oslo_config import cfg
 
-from nova_ext import cinder
+from nova_ext import cinder, config
 from nova_ext.cmd import paste
-from nova_ext.cmd.doctor import agents, files, hypervisor, reports
+from nova_ext.cmd.doctor import agents, files, hypervisor, reports, settings
 from nova_ext.cmd.doctor.finding import Finding
 
 # Of how many volumes Cinder is asked on which host they are.
@@ -60,6 +60,10 @@ def examine(
     conf: cfg.ConfigOpts, options: argparse.Namespace
 ) -> Iterator[Finding]:
     """All that can be seen from here, as it is seen."""
+    yield from settings.check(conf)
+    # What reads them would only say so again.
+    if any(config.invalid(conf)):
+        return
     cinder.register_opts(conf)
     bus = conf.nova_ext.compute_api == 'rpc'
     fencing = conf.nova_ext.compute_api == 'nova' and (
