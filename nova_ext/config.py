@@ -80,6 +80,11 @@ def read(
     files = None if config_files is None else list(config_files)
     try:
         conf(list(argv), 'nova_ext', default_config_files=files, **said)
+    except cfg.ConfigFilesPermissionDeniedError as error:
+        raise cfg.Error(
+            f'this user may not read {", ".join(error.config_files)}. Let '
+            'a group of it read that, or run this as a user who may'
+        ) from error
     except UnicodeError as error:
         raise cfg.Error(
             f'a configuration file is no text in UTF-8: {error}'

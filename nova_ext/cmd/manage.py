@@ -157,7 +157,12 @@ def _check_paste(options: argparse.Namespace) -> int:
             options.file.read_text(), os.path.abspath(options.file.parent)
         )
     except (OSError, UnicodeError, configparser.Error) as error:
-        print(f'{options.file} cannot be read: {error}', file=sys.stderr)
+        print(
+            f'{options.file} cannot be read: {error}. Name the paste file of '
+            'nova-api, often /etc/nova/api-paste.ini, as a user who may read '
+            'it',
+            file=sys.stderr,
+        )
         return 1
     if options.json:
         found = [dataclasses.asdict(finding) for finding in findings]

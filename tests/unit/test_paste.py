@@ -215,4 +215,6 @@ def test_the_command_reads_and_writes_nothing(
     for content in (b'no section', b'\xff'):
         file.write_bytes(content)
         assert manage.main(['paste', 'check', str(file)]) == 1
-        assert 'cannot be read' in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert 'cannot be read' in said
+        assert '/etc/nova/api-paste.ini' in said
