@@ -15,9 +15,9 @@ from oslo_config import cfg
 from nova_ext import conf as nova_ext_conf
 from nova_ext import config
 
-FILTER = 'egg:nova_ext#nova'
+_FILTER = 'egg:nova_ext#nova'
 _OURS = {
-    ('use', FILTER),
+    ('use', _FILTER),
     ('paste.filter_factory', 'nova_ext.api.nova:filter_factory'),
 }
 _FACTORY = 'nova.api.auth:pipeline_factory'
@@ -79,7 +79,7 @@ def check(text: str, here: str = '.') -> list[Finding]:
     if not ours:
         findings.append(
             Finding(
-                f'filter:{name}', 'the filter is not there', f'use = {FILTER}'
+                f'filter:{name}', 'the filter is not there', f'use = {_FILTER}'
             )
         )
     for section in ours:

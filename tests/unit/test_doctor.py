@@ -389,6 +389,36 @@ def test_a_plain_user_asks_as_it_is(tmp_path: pathlib.Path) -> None:
     assert found.state == 'ok'
 
 
+@pytest.mark.parametrize(
+    ('content', 'states'),
+    [
+        ('use = egg:nova_ext#nova', ['wrong']),
+        ('paste.filter_factory = nova_ext.api.nova:filter_factory', ['wrong']),
+        ('use = egg:another', []),
+        (None, []),
+    ],
+)
+def test_the_paste_file_of_this_host_is_looked_at_if_we_are_in_it(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str | None,
+    states: list[str],
+) -> None:
+    paste_file, path = tmp_path / 'api-paste.ini', tmp_path / 'nova_ext.conf'
+    if content is None:
+        paste_file.mkdir()
+    else:
+        paste_file.write_text(f'[filter:x]\n{content}\n')
+    monkeypatch.setattr(files, 'PASTE', paste_file)
+    path.write_text('[nova_ext]\nauth_strategy = noauth\ncompute_api = nova\n')
+    manage.main(['--config-file', str(path), 'doctor', '--json'])
+    found = json.loads(capsys.readouterr().out)
+    assert [
+        one['state'] for one in found if one['subject'] == str(paste_file)
+    ] == states
+
+
 def test_a_socket_of_root_that_is_for_all_and_refuses() -> None:
     me = (33, 33) if os.getuid() == 0 else (os.getuid(), os.getgid())
     with tempfile.TemporaryDirectory() as directory:

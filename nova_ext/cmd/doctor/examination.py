@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -15,7 +16,6 @@ from collections.abc import Iterator
 from oslo_config import cfg
 
 from nova_ext import cinder, config
-from nova_ext.cmd import paste
 from nova_ext.cmd.doctor import agents, files, hypervisor, reports, settings
 from nova_ext.cmd.doctor.finding import Finding
 
@@ -94,7 +94,7 @@ def examine(
 
 def _check_files(options: argparse.Namespace) -> Iterator[Finding]:
     path = options.paste or files.PASTE
-    if options.paste or (os.access(path, os.R_OK) and _mentions_us(path)):
+    if options.paste or _mentions_us(path):
         yield from files.check_paste(path)
     path = options.cinder_conf or files.CINDER
     if options.cinder_conf or os.access(path, os.R_OK):
@@ -102,4 +102,6 @@ def _check_files(options: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _mentions_us(path: pathlib.Path) -> bool:
-    return paste.FILTER in path.read_text(errors='replace')
+    with contextlib.suppress(OSError):
+        return 'nova_ext' in path.read_text(errors='replace')
+    return False
