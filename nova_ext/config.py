@@ -83,7 +83,7 @@ def read(
     except cfg.ConfigFilesPermissionDeniedError as error:
         raise cfg.Error(
             f'this user may not read {", ".join(error.config_files)}. Let '
-            'a group of it read that, or run this as a user who may'
+            'one of its groups read that, or run this as a user who may'
         ) from error
     except UnicodeError as error:
         raise cfg.Error(

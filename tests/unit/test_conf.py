@@ -73,7 +73,7 @@ def test_a_file_that_may_not_be_read_is_named_with_what_mends_it(
     denied = PermissionError(errno.EACCES, 'Permission denied')
     with (
         mock.patch('builtins.open', side_effect=denied),
-        pytest.raises(cfg.Error, match=f'{path}. Let a group'),
+        pytest.raises(cfg.Error, match=f'{path}. Let one of its groups'),
     ):
         config.read(cfg.ConfigOpts(), [], [str(path)])
 

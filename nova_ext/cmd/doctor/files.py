@@ -39,8 +39,7 @@ def check_paste(path: pathlib.Path) -> Iterator[Finding]:
         yield _unread(path, error)
         return
     for found in findings:
-        line = f'in [{found.section}]: {found.line}' if found.line else ''
-        mend = found.mend or line
+        mend = found.mend or f'in [{found.section}]: {found.line}'
         yield wrong(subject, f'[{found.section}]: {found.problem}', mend)
     if not findings:
         yield ok(subject, 'the filter is where it must be')
