@@ -41,7 +41,11 @@ _TRUE, _FALSE = _type('@'), _type('!')
 
 
 class Enforcer(policy.Enforcer):
-    """See oslo.policy; the answers are the same."""
+    """See oslo.policy; the answers are the same.
+
+    But a file that somebody has named must be there: for oslo.policy all
+    rules are the defaults without it, though it may have said stricter ones.
+    """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         super().__init__(conf)
@@ -51,6 +55,8 @@ class Enforcer(policy.Enforcer):
         self._broken = False
         self._places = directories(conf)
         self._compiled: dict[str, Decide | None] = {}
+        place = conf.get_location('policy_file', 'oslo_policy')
+        self._is_named = place.location.is_user_controlled
 
     def load_rules(self, force_reload: bool = False) -> None:
         """Read what has changed since the last time.
@@ -126,8 +132,20 @@ class Enforcer(policy.Enforcer):
         raise exception.PolicyUnavailable(action=action)
 
     def _read(self, anew: bool) -> None:
+        path = self.conf.find_file(self.policy_file)
+        if self._is_named and not path:
+            raise ValueError(
+                'it is not there. Write it, or take the option out to have '
+                'the rules as they are by default'
+            )
+        # NOTE: oslo.policy takes one for a file without rules.
+        if path and os.path.isdir(path):
+            raise ValueError('it is a directory')
         try:
             super().load_rules(anew)
+        except cfg.ConfigFilesPermissionDeniedError as error:
+            names = ', '.join(error.config_files)
+            raise OSError(f'this user may not read {names}') from error
         except (AttributeError, TypeError) as error:
             # oslo.policy's of YAML that is something else.
             raise ValueError('its lines are not NAME: "RULE"') from error
@@ -273,4 +291,5 @@ def _stamp(path: str, inside: bool = True) -> Stamp | None:
             )
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    content = (found.st_mtime_ns, found.st_size, found.st_ino)
+    return *content, found.st_mode, found.st_uid, found.st_gid

@@ -79,7 +79,8 @@ class Control:
         """
         if not 0 <= bandwidth <= 1 << 30:
             raise exception.InvalidInput(
-                reason=f'{bandwidth} MiB/s is no bandwidth'
+                reason=f'{bandwidth} MiB/s is no bandwidth: say 0 for no '
+                'limit, or a number up to 2^30'
             )
         job = self._merging(job_id)
         run = self._sweeper.get(job_id)

@@ -17,6 +17,7 @@ from oslo_config import cfg
 from paste import deploy
 
 from nova_ext import conf as nova_ext_conf
+from nova_ext import config
 from nova_ext.api import assisted_volume_snapshots, router, wsgi
 from nova_ext.compute import api as compute
 
@@ -144,5 +145,5 @@ def load(conf: cfg.ConfigOpts) -> router.Application:
 
     :raises: oslo_config.cfg.ConfigFilesNotFoundError, LookupError
     """
-    path = nova_ext_conf.find_paste_file(conf)
+    path = config.find_paste_file(conf)
     return deploy.loadapp(f'config:{path}', name='nova_ext')

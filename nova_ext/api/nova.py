@@ -15,7 +15,7 @@ from typing import Any
 from oslo_config import cfg
 
 from nova_ext import conf as nova_ext_conf
-from nova_ext import context, exception
+from nova_ext import config, context, exception
 from nova_ext.api import app, router, wsgi
 
 _CONTEXT = 'nova.context'
@@ -141,7 +141,7 @@ def _configure(
         default_config_files=files or [],
         default_config_dirs=[] if config_file else process.config_dir or [],
     )
-    nova_ext_conf.name_exposed_files(conf)
+    config.name_exposed_files(conf)
     for name, value in options.items():
         nova_ext_conf.override(conf, name, value)
     return conf

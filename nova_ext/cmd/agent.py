@@ -12,8 +12,7 @@ import sys
 
 from oslo_config import cfg
 
-from nova_ext import cinder, exception, log
-from nova_ext import conf as nova_ext_conf
+from nova_ext import cinder, config, exception, log
 
 _DESCRIPTION = (
     'The agent of this hypervisor: makes and merges snapshots by libvirt, '
@@ -35,7 +34,7 @@ def main() -> int:
     conf = cfg.ConfigOpts()
     cinder.register_opts(conf)
     try:
-        nova_ext_conf.setup(conf, sys.argv[1:], description=_DESCRIPTION)
+        config.setup(conf, sys.argv[1:], description=_DESCRIPTION)
         agent = service.Service(conf)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())

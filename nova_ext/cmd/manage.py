@@ -24,7 +24,7 @@ from typing import Any
 from oslo_config import cfg
 
 from nova_ext import conf as nova_ext_conf
-from nova_ext import exception
+from nova_ext import config, exception
 from nova_ext.cmd import paste, show
 from nova_ext.cmd.doctor import examination
 from nova_ext.compute import libvirt as agent
@@ -141,9 +141,10 @@ def _main(argv: Sequence[str] | None) -> int:
     conf = cfg.ConfigOpts()
     try:
         nova_ext_conf.register_opts(conf)
-        nova_ext_conf.read(conf, [], options.config_file)
+        config.read(conf, [], options.config_file)
         if options.group == 'doctor':
             return examination.run(conf, options)
+        config.check(conf)
         return _run(agent.ComputeAPI(conf), options)
     except (cfg.Error, exception.NovaExtException) as error:
         print(error, file=sys.stderr)
@@ -152,9 +153,16 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _check_paste(options: argparse.Namespace) -> int:
     try:
-        findings = paste.check(options.file.read_text())
+        findings = paste.check(
+            options.file.read_text(), os.path.abspath(options.file.parent)
+        )
     except (OSError, UnicodeError, configparser.Error) as error:
-        print(f'{options.file} cannot be read: {error}', file=sys.stderr)
+        print(
+            f'{options.file} cannot be read: {error}. Name the paste file of '
+            'nova-api, often /etc/nova/api-paste.ini, as a user who may read '
+            'it',
+            file=sys.stderr,
+        )
         return 1
     if options.json:
         found = [dataclasses.asdict(finding) for finding in findings]

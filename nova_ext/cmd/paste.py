@@ -13,16 +13,18 @@ from collections.abc import Iterator
 from oslo_config import cfg
 
 from nova_ext import conf as nova_ext_conf
+from nova_ext import config
 
-FILTER = 'egg:nova_ext#nova'
+_FILTER = 'egg:nova_ext#nova'
 _OURS = {
-    ('use', FILTER),
+    ('use', _FILTER),
     ('paste.filter_factory', 'nova_ext.api.nova:filter_factory'),
 }
 _FACTORY = 'nova.api.auth:pipeline_factory'
 _APP = 'nova.api.openstack.compute:APIRouterV21.factory'
 _CONTEXT = 'nova.api.auth:NovaKeystoneContext.factory'
 _NAME = 'assisted_volume_snapshots'
+_SHIPPED = 'have it there, as in the api-paste.ini that Nova ships'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,22 +32,27 @@ class Finding:
     """What is wrong at one place, and what should stand there.
 
     :ivar section: without brackets
-    :ivar line: the line as it should be; empty if none mends it
+    :ivar line: the line as it should be; empty if no line mends it
+    :ivar mend: what mends it where no line does
     """
 
     section: str
     problem: str
     line: str = ''
+    mend: str = ''
 
     def __str__(self) -> str:
-        mend = f'\n    [{self.section}]\n    {self.line}' if self.line else ''
-        return f'[{self.section}]: {self.problem}.{mend}'
+        mend = f' -> {self.mend}'
+        if self.line:
+            mend = f'.\n    [{self.section}]\n    {self.line}'
+        return f'[{self.section}]: {self.problem}{mend}'
 
 
-def check(text: str) -> list[Finding]:
+def check(text: str, here: str = '.') -> list[Finding]:
     """What is missing or wrong in an api-paste.ini; empty if nothing is.
 
     :param text: the content of the file
+    :param here: its directory, which is ``%(here)s`` in it
     :raises: configparser.Error if it is no such file
     """
     parser = configparser.RawConfigParser(strict=False)
@@ -59,6 +66,7 @@ def check(text: str) -> list[Finding]:
                 'composite:osapi_compute',
                 f'no app has the factory {_APP}, so this is not the '
                 'api-paste.ini of a Nova that is supported',
+                mend="name Nova's own, of a release that is supported",
             )
         ]
     ours = [
@@ -71,11 +79,11 @@ def check(text: str) -> list[Finding]:
     if not ours:
         findings.append(
             Finding(
-                f'filter:{name}', 'the filter is not there', f'use = {FILTER}'
+                f'filter:{name}', 'the filter is not there', f'use = {_FILTER}'
             )
         )
     for section in ours:
-        findings += _check_options(parser, section)
+        findings += _check_options(parser, section, here)
     contexts = _sections(parser, 'filter', _CONTEXT)
     for section, key, words in _pipelines(parser, apps):
         findings += _check_pipeline(section, key, words, apps, name, contexts)
@@ -95,20 +103,29 @@ def _sections(
 
 
 def _check_options(
-    parser: configparser.RawConfigParser, section: str
+    parser: configparser.RawConfigParser, section: str, here: str
 ) -> Iterator[Finding]:
     """What in the section of our filter keeps Nova from starting."""
     conf = cfg.ConfigOpts()
     nova_ext_conf.register_opts(conf)
     for key, value in parser[section].items():
         # NOTE: those of DEFAULT are not given to a filter.
-        if (key, value) in _OURS or key in {'config_file', *parser.defaults()}:
+        if (key, value) in _OURS or key in parser.defaults():
             continue
+        value = value.replace('%(here)s', here)
+        mend = 'write a value that it takes, or take the line out'
         try:
-            nova_ext_conf.override(conf, key, value)
+            if key != 'config_file':
+                nova_ext_conf.override(conf, key, value)
+            elif value:
+                mend = (
+                    'write the file so that the user of nova-api can read it, '
+                    'or take the line out to have nova.conf read'
+                )
+                config.read(cfg.ConfigOpts(), [], [value])
         except (cfg.Error, ValueError) as error:
             problem = f'Nova does not start with "{key} = {value}": {error}'
-            yield Finding(section, problem)
+            yield Finding(section, problem, mend=mend)
 
 
 def _pipelines(
@@ -139,10 +156,12 @@ def _check_pipeline(
         yield Finding(section, f'the filter is {what} in the pipeline', line)
     elif not contexts:
         problem = f'no filter has the factory {_CONTEXT}'
-        yield Finding(section, f'{problem}, so nobody says who asks')
+        problem += ', so nobody says who asks'
+        yield Finding(section, problem, mend=_SHIPPED)
     elif not contexts & {*words}:
         problem = f'{" or ".join(sorted(contexts))} is not in the pipeline'
-        yield Finding(section, f'{problem}, so nobody says who asks')
+        problem += ', so nobody says who asks'
+        yield Finding(section, problem, mend=_SHIPPED)
     elif not contexts & {*words[: words.index(name)]}:
         problem = 'the filter must stand behind the one that tells who asks'
         yield Finding(section, problem, line)

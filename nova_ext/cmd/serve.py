@@ -25,8 +25,7 @@ from collections.abc import Callable, Iterator
 
 from oslo_config import cfg
 
-from nova_ext import conf as nova_ext_conf
-from nova_ext import exception, log
+from nova_ext import config, exception, log
 from nova_ext.api import app
 from nova_ext.cmd import http
 from nova_ext.compute import api as compute
@@ -157,7 +156,7 @@ def _listen(conf: cfg.ConfigOpts) -> http.Server:
     # NOTE: what the file names may raise anything.
     except Exception as error:
         raise CannotServe(
-            f'{nova_ext_conf.find_paste_file(conf)}, or what it names, cannot '
+            f'{config.find_paste_file(conf)}, or what it names, cannot '
             f'be loaded: {type(error).__name__}: {error}'
         ) from error
     try:
@@ -220,9 +219,7 @@ def main() -> int:
         if argument != '--private-libvirtd'
     ]
     try:
-        conf = nova_ext_conf.setup(
-            cfg.CONF, sys.argv[1:], description=_DESCRIPTION
-        )
+        conf = config.setup(cfg.CONF, sys.argv[1:], description=_DESCRIPTION)
         return _serve(conf, arguments)
     except (
         cfg.Error,

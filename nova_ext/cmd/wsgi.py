@@ -12,7 +12,7 @@ import os
 
 from oslo_config import cfg
 
-from nova_ext import conf as nova_ext_conf
+from nova_ext import config
 from nova_ext.api import app, router
 
 
@@ -20,9 +20,7 @@ def init_application() -> router.Application:
     """Read the configuration and load the shipped pipeline."""
     files = os.environ.get('OS_NOVA_EXT_CONFIG_FILES')
     # NOTE: no arguments: those of this process are the WSGI server's.
-    conf = nova_ext_conf.setup(
-        cfg.CONF, [], files.split(';') if files else None
-    )
+    conf = config.setup(cfg.CONF, [], files.split(';') if files else None)
     return app.load(conf)
 
 

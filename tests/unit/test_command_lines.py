@@ -127,6 +127,8 @@ def test_a_doctor_says_nothing_but_findings(tmp_path: pathlib.Path) -> None:
         (b'\xff\xfe', 'a configuration file is no text in UTF-8: '),
         (None, 'a configuration file cannot be read: '),
         (b'nonsense', 'Failed to parse '),
+        (b'[nova_ext_agent]\nsocket = $x', '[nova_ext_agent] socket cannot '),
+        (b'[nova_ext_agent]\nreply_wait = 1s', 'reply_wait cannot be used: '),
         (b'[DEFAULT]\nlog_file = /proc/x/y', 'the log cannot be kept'),
         (b'[DEFAULT]\nlog_config_append = /proc/x', 'the log cannot be kept'),
         (b'[DEFAULT]\ndefault_log_levels = x', 'the log cannot be kept'),

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 from oslo_config import cfg
 
-from nova_ext import cinder
+from nova_ext import cinder, config
 from nova_ext import conf as nova_ext_conf
 
 
@@ -60,6 +62,20 @@ def test_a_value_that_promises_too_much_is_refused(
     conf([], default_config_files=[str(tmp_path / 'one')])
     with pytest.raises(cfg.Error, match=option):
         conf[group][option]
+
+
+def test_a_file_that_may_not_be_read_is_named_with_what_mends_it(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / 'nova_ext.conf'
+    path.touch()
+    # As for a user whom its mode keeps out, which root is not.
+    denied = PermissionError(errno.EACCES, 'Permission denied')
+    with (
+        mock.patch('builtins.open', side_effect=denied),
+        pytest.raises(cfg.Error, match=f'{path}. Let one of its groups'),
+    ):
+        config.read(cfg.ConfigOpts(), [], [str(path)])
 
 
 def test_the_files_of_the_environment_variable_are_read(

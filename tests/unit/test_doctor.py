@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pathlib
 import socket
+import stat
 import tempfile
 from unittest import mock
 
 import pytest
+from oslo_config import cfg
 
-from nova_ext import cinder
+from nova_ext import cinder, config
+from nova_ext import conf as nova_ext_conf
+from nova_ext.cmd import manage
 from nova_ext.cmd.doctor import (
     access,
     agents,
@@ -20,6 +25,7 @@ from nova_ext.cmd.doctor import (
     files,
     finding,
     reports,
+    settings,
 )
 from tests.fixtures.bus import private_conf
 
@@ -94,6 +100,120 @@ def test_a_file_that_is_none(tmp_path: pathlib.Path) -> None:
     for check in (files.check_cinder, files.check_paste):
         (found,) = check(tmp_path / 'nothing')
         assert found.state == 'wrong'
+
+
+@pytest.mark.parametrize(
+    ('options', 'content', 'state', 'words'),
+    [
+        ('policy_file = nothere.yaml', None, 'wrong', 'not there'),
+        ('', '"rule": "rule:no', 'wrong', 'policy.yaml cannot be used'),
+        ('', '{}', 'ok', '/policy.yaml'),
+        ('', None, 'ok', 'by default'),
+    ],
+)
+def test_the_policy_of_the_api(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    content: str | None,
+    state: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    path = tmp_path / 'nova_ext.conf'
+    text = (
+        f'[nova_ext_agent]\nsocket = {tmp_path}/none\n'
+        'libvirt_uri = test:///default\n'
+        '[nova_ext]\nauth_strategy = noauth\ncompute_api = {}\n'
+    )
+    path.write_text(f'{text.format("libvirt")}[oslo_policy]\n{options}\n')
+    if content:
+        (tmp_path / 'policy.yaml').write_text(content)
+    command = ['--config-file', str(path), 'doctor', '--json']
+    manage.main(command)
+    found = {one['subject']: one for one in json.loads(capsys.readouterr()[0])}
+    assert found['policy']['state'] == state
+    assert words in found['policy']['says']
+    assert bool(found['policy']['mend']) is (state == 'wrong')
+    # That of Nova is asked where it is mounted there.
+    path.write_text(f'{text.format("nova")}[oslo_policy]\n{options}\n')
+    manage.main(command)
+    assert '"policy"' not in capsys.readouterr()[0]
+
+
+@pytest.mark.parametrize(
+    ('text', 'subject', 'says', 'mend'),
+    [
+        (
+            '[nova_ext]\nport = abc',
+            '[nova_ext] port',
+            "'abc'",
+            'a value that it takes',
+        ),
+        (
+            '[nova_ext_agent]\nsocket = $nothere/x',
+            '[nova_ext_agent] socket',
+            'nothere',
+            'a value that it takes',
+        ),
+        (
+            '[nova_ext]\ncompute_api = abacus',
+            '[nova_ext] compute_api',
+            'abacus',
+            'libvirt, nova, rpc',
+        ),
+        (
+            '[nova_ext_agent]\nreport = cinder',
+            '[nova_ext_agent] report',
+            'no such option',
+            'write reports',
+        ),
+        (
+            '[nova_ext]\nxyzzy = 1',
+            '[nova_ext] xyzzy',
+            'no such option',
+            'take it out',
+        ),
+        (
+            '[nova_ext_agents]\nreports = cinder',
+            '[nova_ext_agents]',
+            'no such group',
+            'write [nova_ext_agent]',
+        ),
+        ('[nova_ext_cinder]\nusername = x', '', '', ''),
+        ('[another]\nreport = x', '', '', ''),
+    ],
+)
+def test_an_option_that_is_none(
+    tmp_path: pathlib.Path, text: str, subject: str, says: str, mend: str
+) -> None:
+    path = tmp_path / 'nova_ext.conf'
+    path.write_text(text)
+    conf = cfg.ConfigOpts()
+    nova_ext_conf.register_opts(conf)
+    config.read(conf, [], [str(path)])
+    findings = list(settings.check(conf))
+    assert len(findings) == bool(subject)
+    for found in findings:
+        assert (found.subject, found.state) == (subject, 'wrong')
+        assert says in found.says
+        assert mend in found.mend
+        assert 'LocationInfo' not in str(found)
+
+
+def test_what_a_wrong_value_would_break_is_not_looked_at(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / 'nova_ext.conf'
+    path.write_text('[nova_ext]\nauth_strategy = foo\nport = abc\n')
+    assert manage.main(['--config-file', str(path), 'doctor']) == 1
+    shown = capsys.readouterr()
+    assert shown.err == ''
+    assert [line.partition(': ')[0] for line in shown.out.splitlines()] == [
+        'WRONG   [nova_ext] auth_strategy',
+        'WRONG   [nova_ext] port',
+    ]
 
 
 def test_a_filter_at_the_wrong_place(tmp_path: pathlib.Path) -> None:
@@ -189,9 +309,50 @@ def test_what_would_let_a_user_in_is_named(tmp_path: pathlib.Path) -> None:
     )
 
 
+def test_nobody_is_put_into_the_group_of_root() -> None:
+    modes = {
+        '/a': (stat.S_IFDIR | 0o700, 0),
+        '/a/b': (stat.S_IFREG | 0o640, 0),
+        '/c': (stat.S_IFDIR | 0o2750, 34),
+        '/c/d': (stat.S_IFREG | 0o600, 0),
+    }
+
+    def found(path: str) -> os.stat_result:
+        mode, gid = modes.get(path, (stat.S_IFDIR | 0o755, 0))
+        return os.stat_result((mode, 0, 0, 0, 0, gid, *[0] * 4))
+
+    who = access.Who(33, (33,))
+    with mock.patch.object(os, 'stat', autospec=True, side_effect=found):
+        of_root = list(access._mends('/a/b', False, who))
+        of_backup = list(access._mends('/c/d', False, who))
+    assert of_root == [
+        *('groupadd -rf nova_ext_share', 'chgrp nova_ext_share /a'),
+        *('chmod g+x /a', 'usermod -aG nova_ext_share www-data'),
+        *('groupadd -rf nova_ext_share', 'chgrp nova_ext_share /a /a/b'),
+        *('chmod g+s /a', 'usermod -aG nova_ext_share www-data'),
+    ]
+    # What has a group already keeps it.
+    assert of_backup == [
+        f'usermod -aG {BACKUP} www-data',
+        *(f'chgrp {BACKUP} /c /c/d', 'chmod g+s /c', 'chmod g+r /c/d'),
+        f'usermod -aG {BACKUP} www-data',
+    ]
+
+
+OF_ROOT = (
+    'have {} be of the group libvirt (unix_sock_group in libvirtd.conf or '
+    'virtqemud.conf; SocketGroup where systemd makes the socket); usermod -aG '
+    'libvirt www-data; then restart the agent'
+)
+
+
 @pytest.mark.parametrize(
     ('gid', 'mend'),
-    [(33, ''), (34, f'usermod -aG {BACKUP} www-data; then restart the agent')]
+    [
+        (33, ''),
+        (34, f'usermod -aG {BACKUP} www-data; then restart the agent'),
+        (0, OF_ROOT),
+    ]
     if os.getuid() == 0
     # Who is not root can be nobody else.
     else [(os.getgid(), '')],
@@ -211,7 +372,7 @@ def test_a_socket_that_a_user_may_not_use(
             os.chmod(path, 0o660)
             found = access.check_call('it', lambda: _connect(path), path, who)
     assert found.state == ('wrong' if mend else 'ok')
-    assert found.mend == mend
+    assert found.mend == mend.format(path)
     assert ('Permission denied' in found.says) is bool(mend)
 
 
@@ -226,6 +387,53 @@ def test_a_plain_user_asks_as_it_is(tmp_path: pathlib.Path) -> None:
             'it', lambda: None, str(tmp_path), access.Who(1, (1,))
         )
     assert found.state == 'ok'
+
+
+@pytest.mark.parametrize(
+    ('content', 'states'),
+    [
+        ('use = egg:nova_ext#nova', ['wrong']),
+        ('paste.filter_factory = nova_ext.api.nova:filter_factory', ['wrong']),
+        ('use = egg:another', []),
+        (None, []),
+    ],
+)
+def test_the_paste_file_of_this_host_is_looked_at_if_we_are_in_it(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str | None,
+    states: list[str],
+) -> None:
+    paste_file, path = tmp_path / 'api-paste.ini', tmp_path / 'nova_ext.conf'
+    if content is None:
+        paste_file.mkdir()
+    else:
+        paste_file.write_text(f'[filter:x]\n{content}\n')
+    monkeypatch.setattr(files, 'PASTE', paste_file)
+    path.write_text('[nova_ext]\nauth_strategy = noauth\ncompute_api = nova\n')
+    manage.main(['--config-file', str(path), 'doctor', '--json'])
+    found = json.loads(capsys.readouterr().out)
+    assert [
+        one['state'] for one in found if one['subject'] == str(paste_file)
+    ] == states
+
+
+def test_a_socket_of_root_that_is_for_all_and_refuses() -> None:
+    me = (33, 33) if os.getuid() == 0 else (os.getuid(), os.getgid())
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        path = f'{directory}/socket'
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(path)
+            os.chmod(path, 0o666)
+            # As polkit has it, which nothing listens for here.
+            found = access.check_call(
+                'it', lambda: _connect(path), path, access.member(*me)
+            )
+            group = os.stat(path).st_gid
+    assert found.state == 'wrong'
+    assert ('usermod -aG libvirt ' in found.mend) is (group == 0)
 
 
 def _connect(path: str) -> None:

@@ -178,8 +178,8 @@ def test_without_a_file_it_goes_where_the_page_says(
     script = (
         'import logging\n'
         'from oslo_config import cfg\n'
-        'from nova_ext import conf\n'
-        f'conf.setup(cfg.CONF, [], [{str(config)!r}])\n'
+        'from nova_ext import config\n'
+        f'config.setup(cfg.CONF, [], [{str(config)!r}])\n'
         'logging.getLogger("nova_ext").info("a line")\n'
     )
     run = subprocess.run(

@@ -9,6 +9,7 @@ import pathlib
 import pytest
 
 from nova_ext.cmd import manage, paste
+from nova_ext.cmd.doctor import files
 
 GOOD = """
 [composite:osapi_compute]
@@ -45,7 +46,7 @@ def test_nothing_is_said_of_what_is_right() -> None:
             'use = egg:nova_ext#nova',
             'paste.filter_factory = nova_ext.api.nova:filter_factory',
         ),
-        ('ova\n', 'ova\nmax_microversion = 2.90\nconfig_file = /x\n'),
+        ('ova\n', 'ova\nmax_microversion = 2.90\n'),
         ('ova\n', 'ova\nrefuse_suspended = false\n'),
         ('\n[composite', '[DEFAULT]\nany = thing\n[composite'),
     ],
@@ -145,6 +146,57 @@ def test_what_is_wrong_is_said(old, new, section, problem) -> None:  # type: ign
     assert problem in finding.problem
 
 
+@pytest.mark.parametrize(
+    ('content', 'problem'),
+    [
+        (None, 'find'),
+        (b'no option', 'parse'),
+        (b'[nova_ext]\nhost = \xff', 'UTF-8'),
+        ('directory', 'read'),
+        (b'[nova_ext]\nhost = ::1', ''),
+    ],
+)
+def test_a_file_of_options_that_cannot_be_read_is_named(
+    tmp_path: pathlib.Path, content: bytes | str | None, problem: str
+) -> None:
+    file = tmp_path / 'nova_ext.conf'
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content:
+        file.mkdir()
+    line = 'config_file = %(here)s/nova_ext.conf\nfence = never'
+    text = GOOD.replace('ova\n', f'ova\n{line}\n', 1)
+    findings = paste.check(text, str(tmp_path))
+    assert bool(findings) is bool(problem)
+    for finding in findings:
+        assert finding.section == 'filter:ours'
+        assert str(file) in finding.problem
+        assert problem in finding.problem
+        assert 'take the line out' in finding.mend
+        assert '\n' not in str(finding)
+        assert finding.mend in str(finding)
+    # As one has it whom the command helps.
+    paste_file = tmp_path / 'api-paste.ini'
+    paste_file.write_text(text)
+    assert manage.main(['paste', 'check', str(paste_file)]) == bool(problem)
+    (found,) = files.check_paste(paste_file)
+    assert found.state == ('wrong' if problem else 'ok')
+    assert found.mend == ''.join(finding.mend for finding in findings)
+
+
+def test_each_finding_has_a_mend() -> None:
+    for old, new in (
+        ('ova\n', 'ova\nfence = no\n'),
+        ('APIRouterV21', 'Other'),
+        ('NovaKeystoneContext', 'Other'),
+        (' keystonecontext ', ' '),
+        ('legacy ours', 'legacy'),
+    ):
+        findings = paste.check(GOOD.replace(old, new))
+        assert findings
+        assert all(bool(f.line) is not bool(f.mend) for f in findings)
+
+
 def test_the_command_reads_and_writes_nothing(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,4 +215,6 @@ def test_the_command_reads_and_writes_nothing(
     for content in (b'no section', b'\xff'):
         file.write_bytes(content)
         assert manage.main(['paste', 'check', str(file)]) == 1
-        assert 'cannot be read' in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert 'cannot be read' in said
+        assert '/etc/nova/api-paste.ini' in said

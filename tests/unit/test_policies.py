@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pathlib
 import socket
+from unittest import mock
 
 import pytest
 from oslo_config import cfg
@@ -127,6 +130,67 @@ def test_a_file_that_cannot_be_used_is_named_at_the_start(
     path.write_text('"rule": "rule:no')
     with pytest.raises(cfg.Error, match=str(path)):
         policies.load(_reading(path))
+
+
+@pytest.mark.parametrize('name', ['policy.yaml', 'other.yaml', '/a/b.yaml'])
+def test_a_file_that_somebody_named_must_be_there(
+    tmp_path: pathlib.Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    with pytest.raises(cfg.Error) as raised:
+        policies.load(_told(tmp_path, f'policy_file = {name}'))
+    assert f'policy_file {name} ' in str(raised.value)
+    assert 'take the option out' in str(raised.value)
+    # Of the default nobody said that it is there.
+    enforcer = policies.load(_told(tmp_path, ''))
+    assert _allowed(enforcer, policies.CREATE, roles=['service'])
+
+
+def test_a_file_that_is_taken_away_still_counts(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / 'other.yaml'
+    path.write_text(json.dumps({policies.CREATE: 'role:reader'}))
+    enforcer = policies.load(_told(tmp_path, 'policy_file = other.yaml'))
+    path.unlink()
+    assert not _allowed(enforcer, policies.CREATE, roles=['service'])
+    assert _allowed(enforcer, policies.CREATE, roles=['reader'])
+    assert 'The policy stays as it was' in caplog.text
+    path.write_text('{}')
+    assert _allowed(enforcer, policies.CREATE, roles=['service'])
+
+
+def test_a_file_that_may_not_be_read_any_more_changes_nothing(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / 'policy.yaml'
+    path.write_text(json.dumps({policies.CREATE: 'role:reader'}))
+    enforcer = policies.load(_reading(path))
+    path.write_text('{}')
+    os.utime(path, (2**31, 2**31))
+    # As for a user whom its mode keeps out, which root is not.
+    denied = PermissionError(errno.EACCES, 'Permission denied')
+    with mock.patch('builtins.open', side_effect=denied):
+        assert not _allowed(enforcer, policies.CREATE, roles=['service'])
+        with pytest.raises(cfg.Error, match=f'policy_file {path} cannot be u'):
+            policies.load(_reading(path))
+    assert _allowed(enforcer, policies.CREATE, roles=['reader'])
+    assert f'this user may not read {path}' in caplog.text
+    path.chmod(0o640)
+    assert _allowed(enforcer, policies.CREATE, roles=['service'])
+
+
+def test_a_directory_is_no_file_of_rules(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(cfg.Error, match='it is a directory'):
+        policies.load(_reading(tmp_path))
+
+
+def _told(directory: pathlib.Path, line: str) -> cfg.ConfigOpts:
+    config = directory / 'nova_ext.conf'
+    config.write_text(f'[oslo_policy]\n{line}\n')
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[str(config)])
+    return conf
 
 
 def _reading(path: pathlib.Path) -> cfg.ConfigOpts:

@@ -10,8 +10,7 @@ import oslo_messaging
 import pytest
 from oslo_config import cfg
 
-from nova_ext import bus
-from nova_ext import conf as nova_ext_conf
+from nova_ext import bus, config
 from nova_ext.api import nova
 from tests.fixtures import written
 
@@ -55,9 +54,9 @@ def test_a_file_with_a_password_is_named(
     path.write_text(f'[nova_ext_cinder]\n{line}\n')
     path.chmod(mode)
     conf = cfg.ConfigOpts()
-    nova_ext_conf.setup(conf, [], [str(path)])
+    config.setup(conf, [], [str(path)])
     exposed = bool(mode & 0o004) and line in WITH_PASSWORD
-    assert nova_ext_conf.exposed_files(conf) == [str(path)] * exposed
+    assert config.exposed_files(conf) == [str(path)] * exposed
     said = ''.join(capsys.readouterr())
     assert ('everybody on this host' in said) is exposed
 
@@ -69,7 +68,7 @@ def test_a_file_of_a_directory_of_files_counts(tmp_path: pathlib.Path) -> None:
     path.chmod(0o644)
     conf = cfg.ConfigOpts()
     conf([], default_config_files=[], default_config_dirs=[str(path.parent)])
-    assert nova_ext_conf.exposed_files(conf) == [str(path)]
+    assert config.exposed_files(conf) == [str(path)]
 
 
 def test_what_a_run_of_tests_has_written_is_searched(

@@ -35,12 +35,7 @@ def test_a_paste_file_that_cannot_be_used_is_named(
         '[keystone_authtoken]\nauth_type = none\n'
         f'[nova_ext_agent]\nstate_dir = {tmp_path}\n'
     )
-    run = subprocess.run(
-        [sys.executable, '-m', 'nova_ext.cmd.serve', '--config-file', config],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    run = _serve(config)
     assert run.returncode == 1
     # Without a file the log is there.
     said = run.stderr if log_file else run.stdout
@@ -48,3 +43,27 @@ def test_a_paste_file_that_cannot_be_used_is_named(
     assert str(file) in said
     assert words in said
     assert 'Traceback' not in run.stdout + run.stderr
+
+
+def test_a_policy_file_that_is_not_there_is_named(
+    tmp_path: pathlib.Path,
+) -> None:
+    config = tmp_path / 'nova_ext.conf'
+    config.write_text(
+        '[nova_ext]\nport = 0\nauth_strategy = noauth\n'
+        f'[nova_ext_agent]\nstate_dir = {tmp_path}\n'
+        '[oslo_policy]\npolicy_file = nothere.yaml\n'
+    )
+    run = _serve(config)
+    assert run.returncode == 1
+    assert '[oslo_policy] policy_file nothere.yaml' in run.stdout
+    assert 'Traceback' not in run.stdout + run.stderr
+
+
+def _serve(config: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, '-m', 'nova_ext.cmd.serve', '--config-file', config],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )

@@ -23,6 +23,10 @@ from nova_ext.cmd.doctor.finding import Finding, ok, unknown, wrong
 _TIMEOUT_SECONDS = 5
 _SHOWN = 3
 _BITS = {os.R_OK: stat.S_IRGRP, os.W_OK: stat.S_IWGRP, os.X_OK: stat.S_IXGRP}
+# NOTE: who is in root's group may use whatever root has for it.
+_ROOT = 0
+# Which take the place of root's.
+_SHARE_GROUP, _LIBVIRT_GROUP = 'nova_ext_share', 'libvirt'
 _LETTERS = {os.R_OK: 'r', os.W_OK: 'w', os.X_OK: 'x'}
 
 
@@ -107,7 +111,8 @@ def check_call(
     mends = list(_mends(socket, True, who))
     if not mends:
         with contextlib.suppress(OSError):
-            mends = [_join(os.stat(socket).st_gid, who)]
+            group, regrouped = _regrouped(socket, os.stat(socket))
+            mends = [*regrouped, _join(group, who)]
     return wrong(
         subject,
         f'{name(who)} may not use it: {said}',
@@ -161,13 +166,42 @@ def _mends(path: str, write: bool, who: Who) -> Iterator[str]:
             continue
         whose = 'u' if status.st_uid == who.user else 'g'
         barred = lacking
+        joins = whose == 'g' and status.st_gid not in who.groups
+        if joins:
+            group, regrouped = _regrouped(one, status)
+            yield from regrouped
         if whose == 'g':
             barred = {b for b in lacking if not status.st_mode & _BITS[b]}
         if barred:
             letters = ''.join(sorted(_LETTERS[bit] for bit in barred))
             yield f'chmod {whose}+{letters} {one}'
-        if whose == 'g' and status.st_gid not in who.groups:
-            yield _join(status.st_gid, who)
+        if joins:
+            yield _join(group, who)
+
+
+def _regrouped(path: str, status: os.stat_result) -> tuple[str, list[str]]:
+    """The group that lets users in, and what gives a path of root's to it."""
+    if status.st_gid != _ROOT:
+        return _group(status.st_gid), []
+    if stat.S_ISSOCK(status.st_mode):
+        return _LIBVIRT_GROUP, [
+            f'have {path} be of the group {_LIBVIRT_GROUP} (unix_sock_group '
+            'in libvirtd.conf or virtqemud.conf; SocketGroup where systemd '
+            'makes the socket)'
+        ]
+    if stat.S_ISDIR(status.st_mode):
+        return _SHARE_GROUP, [
+            f'groupadd -rf {_SHARE_GROUP}',
+            f'chgrp {_SHARE_GROUP} {path}',
+        ]
+    # What is made there later has the same group.
+    above = os.path.dirname(path)
+    group, regrouped = _regrouped(above, os.stat(above))
+    return group, [
+        *regrouped[:-1],
+        f'chgrp {group} {above} {path}',
+        f'chmod g+s {above}',
+    ]
 
 
 def _lets(status: os.stat_result, bit: int, who: Who) -> bool:
@@ -182,9 +216,9 @@ def _lets(status: os.stat_result, bit: int, who: Who) -> bool:
     return bool(mode & _BITS[bit] >> 3)
 
 
-def _join(gid: int, who: Who) -> str:
+def _join(group: str, who: Who) -> str:
     user = name(who).removeprefix('user ')
-    return f'usermod -aG {_group(gid)} {user}'
+    return f'usermod -aG {group} {user}'
 
 
 def _group(gid: int) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -14,9 +15,8 @@ from collections.abc import Iterator
 
 from oslo_config import cfg
 
-from nova_ext import cinder
-from nova_ext.cmd import paste
-from nova_ext.cmd.doctor import agents, files, hypervisor, reports
+from nova_ext import cinder, config
+from nova_ext.cmd.doctor import agents, files, hypervisor, reports, settings
 from nova_ext.cmd.doctor.finding import Finding
 
 # Of how many volumes Cinder is asked on which host they are.
@@ -60,6 +60,10 @@ def examine(
     conf: cfg.ConfigOpts, options: argparse.Namespace
 ) -> Iterator[Finding]:
     """All that can be seen from here, as it is seen."""
+    yield from settings.check(conf)
+    # What reads them would only say so again.
+    if any(config.invalid(conf)):
+        return
     cinder.register_opts(conf)
     bus = conf.nova_ext.compute_api == 'rpc'
     fencing = conf.nova_ext.compute_api == 'nova' and (
@@ -68,6 +72,8 @@ def examine(
     reporting = conf.nova_ext_agent.reports == 'cinder' or bus or fencing
     if conf.nova_ext.auth_strategy == 'keystone':
         yield from reports.check_login(conf, 'keystone_authtoken', False)
+    if conf.nova_ext.compute_api != 'nova':
+        yield files.check_policy(conf)
     hosts = list(options.host)
     if reporting:
         yield from reports.check_login(conf, cinder.GROUP.name)
@@ -88,7 +94,7 @@ def examine(
 
 def _check_files(options: argparse.Namespace) -> Iterator[Finding]:
     path = options.paste or files.PASTE
-    if options.paste or (os.access(path, os.R_OK) and _mentions_us(path)):
+    if options.paste or _mentions_us(path):
         yield from files.check_paste(path)
     path = options.cinder_conf or files.CINDER
     if options.cinder_conf or os.access(path, os.R_OK):
@@ -96,4 +102,6 @@ def _check_files(options: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _mentions_us(path: pathlib.Path) -> bool:
-    return paste.FILTER in path.read_text(errors='replace')
+    with contextlib.suppress(OSError):
+        return 'nova_ext' in path.read_text(errors='replace')
+    return False

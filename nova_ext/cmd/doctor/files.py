@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of our neighbours: Nova's api-paste.ini, Cinder's cinder.conf."""
+"""Our policy, and of our neighbours api-paste.ini and cinder.conf."""
 
 from __future__ import annotations
 
 import configparser
+import os
 import pathlib
 from collections.abc import Iterator
 
+from oslo_config import cfg
+
+from nova_ext import policies
 from nova_ext.cmd import paste
 from nova_ext.cmd.doctor.finding import Finding, ok, wrong
 
@@ -15,20 +19,27 @@ CINDER = pathlib.Path('/etc/cinder/cinder.conf')
 _NFS = 'NfsDriver'
 
 
+def check_policy(conf: cfg.ConfigOpts) -> Finding:
+    """Whether an API of ours could read its policy."""
+    try:
+        path = policies.load(conf).policy_path
+    except cfg.Error as error:
+        mend = 'mend that file; without it the API does not start'
+        return wrong('policy', str(error), mend)
+    how = f'{path} is used' if path else 'its rules are as they are by default'
+    return ok('policy', how)
+
+
 def check_paste(path: pathlib.Path) -> Iterator[Finding]:
     """Whether our filter is where it must be in Nova's pipeline."""
     subject = str(path)
     try:
-        findings = paste.check(path.read_text())
+        findings = paste.check(path.read_text(), os.path.abspath(path.parent))
     except (OSError, UnicodeError, configparser.Error) as error:
         yield _unread(path, error)
         return
     for found in findings:
-        mend = (
-            f'in [{found.section}]: {found.line}'
-            if found.line
-            else 'mend it, by the api-paste.ini that Nova ships'
-        )
+        mend = found.mend or f'in [{found.section}]: {found.line}'
         yield wrong(subject, f'[{found.section}]: {found.problem}', mend)
     if not findings:
         yield ok(subject, 'the filter is where it must be')

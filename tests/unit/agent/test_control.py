@@ -85,7 +85,7 @@ def test_a_merge_is_ended_and_slowed(desk: Desk) -> None:
     desk.control.job_limit(job.identity, 7)
     desk.hypervisor.limit.assert_called_once_with(job, 7)
     for bandwidth in (-1, 1 << 40):
-        with pytest.raises(exception.InvalidInput, match='no bandwidth'):
+        with pytest.raises(exception.InvalidInput, match='0 for no limit'):
             desk.control.job_limit(job.identity, bandwidth)
 
 
