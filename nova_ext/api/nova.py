@@ -144,4 +144,5 @@ def _configure(
     config.name_exposed_files(conf)
     for name, value in options.items():
         nova_ext_conf.override(conf, name, value)
+    config.check(conf)
     return conf
