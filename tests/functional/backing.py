@@ -124,8 +124,9 @@ FIGURES = {
         'Python 3.10 or later': 'tests/unit/test_python_versions.py',
     },
     'data-safety.rst': {
-        'adds about 2 KiB': 'tox -e soak',
-        'comes to 35 MB in a year': 'tox -e soak',
+        'takes about 2 KiB': 'tests/unit/agent/test_journal.py',
+        'come to 3 MB for': 'tests/unit/agent/test_journal.py',
+        'about 10000 snapshots': 'tests/unit/agent/test_forgetting.py',
         'QEMU (7.2 and 10.0 were tried) dies': (
             'tests/integration/test_many_disks.py'
         ),
