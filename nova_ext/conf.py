@@ -224,13 +224,15 @@ agent_opts = [
         'it when its administrator resets the snapshot and it is deleted '
         'again.',
     ),
-    cfg.IntOpt(
+    cfg.FloatOpt(
         'history_days',
-        default=30,
-        min=1,
-        help='Days for which a job is remembered, counted from its end. As '
-        'long as an instance of this host has the volume, nothing is '
-        'forgotten, however old: a repeated request is recognised by it.',
+        default=30.0,
+        min=0.00001,
+        help='Days for which a job is remembered, counted from its end; less '
+        'than one is for tests. A repeated request is recognised by it, so '
+        'as long as an instance of this host has the volume, it is forgotten '
+        'only when Cinder does not know the snapshot any more, and no '
+        'earlier job of the volume is under way or needs an operator.',
     ),
     cfg.FloatOpt(
         'stop_wait',

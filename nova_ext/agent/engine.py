@@ -38,7 +38,6 @@ _REPORT_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
 _ANSWER_SECONDS = 0.05
 _CONFIRM_SECONDS = (1.0, 1.0, 2.0, 5.0, 10.0)
 _CONFIRM_GRACE = 60.0
-_FORGET_SECONDS = 86400.0
 # After this time in a guest a pull makes way for its other disks.
 _ASIDE_SECONDS = 10.0
 _AT_WORK = frozenset({State.RUNNING, State.VERIFYING})
@@ -47,8 +46,7 @@ _AT_WORK = frozenset({State.RUNNING, State.VERIFYING})
 class Engine:
     """Does what jobs want done.
 
-    :param history: seconds for which jobs of volumes that are not on this
-        host any more are remembered
+    :param over: is called when a job is over
     :param ready: is called with the database id of a job that can go on
     """
 
@@ -57,15 +55,14 @@ class Engine:
         hypervisor: agent_hypervisor.Hypervisor,
         journal: agent_journal.Journal,
         reports: outside.Reports,
-        history: float,
         nova: outside.Records,
         ready: Callable[[int], None],
+        over: Callable[[], None],
     ) -> None:
         self._turns = turns.Turns(ready)
         self._gate = gate.Gate(self._turns, hypervisor, reports, nova)
-        self._history = history
         self._nova = nova
-        self._forgot_at = 0.0
+        self._over = over
         self._hypervisor = hypervisor
         self._journal = journal
         self._reports = reports
@@ -82,7 +79,7 @@ class Engine:
         job, action = run.job, run.action
         if action is Action.NOTHING:
             run.answered.set()
-            self._forget()
+            self._over()
             return None
         if action is Action.FENCE:
             return self._fence(run)
@@ -175,19 +172,6 @@ class Engine:
     def _is_covered(self, job: Job) -> bool:
         """Whether a later job puts a layer on top, and tells Nova of that."""
         return any(other.overlay for other in self._journal.later(job))
-
-    def _forget(self) -> None:
-        now = time.time()
-        if now < self._forgot_at + _FORGET_SECONDS:
-            return
-        self._forgot_at = now
-        try:
-            volumes = self._hypervisor.volumes()
-        except exception.NovaExtException as error:
-            LOG.info('No job is forgotten today: %s', error)
-            return
-        number = self._journal.forget(volumes, now - self._history)
-        LOG.info('Forgot %d jobs of volumes that are not here', number)
 
     def _drop(self, run: Run) -> None:
         """Leave a job to an operator, unless something is under way."""

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 from nova_ext import exception
 from nova_ext.agent import admission as agent_admission
 from nova_ext.agent import control as agent_control
-from nova_ext.agent import engine, merge, outside, rollback, transition, wire
+from nova_ext.agent import (
+    engine,
+    forgetting,
+    merge,
+    outside,
+    rollback,
+    transition,
+    wire,
+)
 from nova_ext.agent import intake as agent_intake
 from nova_ext.agent import job as agent_job
 from nova_ext.agent import journal as agent_journal
@@ -40,7 +48,7 @@ class Manager:
 
     :param reply_wait: seconds that a request waits for its job; may change
     :param nova: None where no guest is Nova's
-    :param history: see :class:`nova_ext.agent.engine.Engine`
+    :param history: see :class:`nova_ext.agent.forgetting.Forgetting`
     """
 
     def __init__(
@@ -59,8 +67,16 @@ class Manager:
         self._reports = reports
         self._nova = nova or outside.NoNova()
         self.reply_wait = reply_wait
+        self._forgetting = forgetting.Forgetting(
+            hypervisor, journal, reports, history
+        )
         self._engine = engine.Engine(
-            hypervisor, journal, reports, history, self._nova, self._ready
+            hypervisor,
+            journal,
+            reports,
+            self._nova,
+            self._ready,
+            self._forgetting.begin,
         )
         self._sweeper = agent_sweeper.Sweeper(self._engine.step)
         self._intake = agent_intake.Intake(journal, self._sweeper)
@@ -109,6 +125,7 @@ class Manager:
     def stop(self) -> None:
         """Begin no further step; what is unfinished is in the journal."""
         self._sweeper.stop()
+        self._forgetting.stop()
 
     def wake(self, instance_id: str) -> None:
         """Something happened to a guest: look at its jobs at once."""

@@ -30,6 +30,8 @@ class Reports(Protocol):
 
     def witness(self, job: Job) -> tuple[str | None, tuple[str, ...]]: ...
 
+    def is_gone(self, snapshot_id: str) -> bool: ...
+
 
 class Records(Protocol):
     """What is asked of Nova, on its hosts."""

@@ -66,15 +66,7 @@ class Reporter:
     def confirm(self, job: Job) -> Verdict:
         """Ask whether Cinder acted on the report of a success."""
         try:
-            row = self._snapshots.show(job.snapshot_id)
-            # NOTE: who lost that role meanwhile is shown none of others'.
-            if row is None and not self._snapshots.is_administrator()[0]:
-                return self._retry(
-                    job,
-                    'it shows no snapshot, and its user is no administrator '
-                    'any more. Give the user of [nova_ext_cinder] the role '
-                    'admin',
-                )
+            row = self._show(job.snapshot_id)
         except cinder.NoAnswer as error:
             return self._retry(job, str(error))
         self.trouble = ''
@@ -135,6 +127,24 @@ class Reporter:
             ) from None
         return row.status if row else None, files
 
+    def is_gone(self, snapshot_id: str) -> bool:
+        """Whether Cinder knows of no such snapshot.
+
+        :raises: :class:`nova_ext.cinder.NoAnswer`
+        """
+        return self._show(snapshot_id) is None
+
+    def _show(self, snapshot_id: str) -> cinder.Row | None:
+        """What Cinder shows of a snapshot; None if it has none."""
+        row = self._snapshots.show(snapshot_id)
+        # NOTE: who lost that role meanwhile is shown none of others'.
+        if row is None and not self._snapshots.is_administrator()[0]:
+            raise cinder.NoAnswer(
+                'it shows no snapshot, and its user is no administrator any '
+                'more. Give the user of [nova_ext_cinder] the role admin'
+            )
+        return row
+
     def _update(
         self, job: Job, status: str, progress: str | None
     ) -> cinder.Answer:
@@ -193,3 +203,7 @@ class Silence:
             snapshot_id=job.snapshot_id,
             reason='[nova_ext_agent] reports is "none"',
         )
+
+    def is_gone(self, snapshot_id: str) -> bool:
+        """Nobody says so."""
+        return False

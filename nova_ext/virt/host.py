@@ -157,7 +157,8 @@ class Host:
         :raises: :class:`nova_ext.exception.HypervisorUnavailable`
         """
         self.connect()
-        self._update(whole=False)
+        # NOTE: not every change of a stored definition has an event.
+        self._update(whole=True)
         return self._index.serials()
 
     def qemu_user(self) -> tuple[int, int] | None:
@@ -202,7 +203,7 @@ class Host:
             self._index.update()
         found = self._read(connection, volume_id)
         if not found:
-            # NOTE: not every change of a stored definition has an event.
+            # NOTE: as for all volumes.
             self._update(whole=True)
             found = self._read(connection, volume_id)
         return found

@@ -58,6 +58,8 @@ READS = {
             'unfinished',
             'later',
             'forget',
+            'old_snapshot',
+            'forget_snapshot',
             'count',
             # At a start, of all or none: who dies in it starts the same again.
             'update_all',
@@ -71,7 +73,7 @@ READS = {
         *('close', 'connect', 'guest', 'attachments', 'volumes'),
         *('described', 'of_nova', 'qemu_user'),
     },
-    'nova_ext.agent.reporter:Reporter': {'compare', 'witness'},
+    'nova_ext.agent.reporter:Reporter': {'compare', 'is_gone', 'witness'},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import time
 import uuid
 from collections.abc import Iterator
 from unittest import mock
@@ -50,6 +51,37 @@ def test_a_guest_is_known_until_it_is_gone(host: Host) -> None:
         finally:
             domain.undefine()
         assert host.described(UUID) is None
+
+
+def test_what_comes_to_a_guest_that_is_off_has_no_event_and_is_seen(
+    libvirtd: PrivateLibvirtd, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / 'volume'
+    path.write_bytes(bytes(1 << 20))
+    first, second = (
+        f"""
+        <disk type='file' device='disk'>
+          <source file='{path}'/>
+          <target dev='{target}' bus='virtio'/>
+          <serial>{target}-of-it</serial>
+        </disk>
+        """
+        for target in ('vda', 'vdb')
+    )
+    text = GUEST.replace("type='test'", "type='qemu'").replace(
+        '</domain>', f'<devices>{first}</devices></domain>'
+    )
+    with contextlib.closing(Host(libvirtd.uri)) as host:
+        host.volumes()
+        domain = host.connect().defineXML(text.format(name='off', uuid=UUID))
+        try:
+            deadline = time.monotonic() + 10
+            while 'vda-of-it' not in host.volumes():
+                assert time.monotonic() < deadline
+            domain.attachDeviceFlags(second, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+            assert 'vdb-of-it' in host.volumes()
+        finally:
+            domain.undefine()
 
 
 def test_each_start_is_another_process_whoever_asks(host: Host) -> None:

@@ -1,31 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process takes, sampled, and how much more of it in the end."""
+"""What an agent takes, sampled, and how much more of it in the end."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
+import sqlite3
 
-# Of these a process has a few more or less, as what it waits for has it.
-_SLACK = {'memory': 0, 'descriptors': 3, 'threads': 3}
+# Of these an agent has some more or less, as what it waits for has it.
+_SLACK = {'memory': 0, 'descriptors': 3, 'threads': 3, 'jobs': 20, 'pages': 8}
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What a process takes.
+    """What an agent takes.
 
     :ivar memory: KiB that are its own
+    :ivar jobs: in its journal, which has so many pages on disk
     """
 
     memory: int
     descriptors: int
     threads: int
+    jobs: int
+    pages: int
 
 
-def sample(pid: int) -> Sample:
-    """What a process takes now. :raises: OSError if it is gone"""
+def sample(pid: int, path: pathlib.Path) -> Sample:
+    """What an agent takes now. :raises: OSError if it is gone
+
+    :param path: of its journal
+    """
     status = pathlib.Path(f'/proc/{pid}/status').read_text()
 
     def field(name: str) -> int:
@@ -33,10 +41,15 @@ def sample(pid: int) -> Sample:
         assert found is not None, name
         return int(found[1])
 
+    with contextlib.closing(sqlite3.connect(path)) as journal:
+        (jobs,) = journal.execute('SELECT count(*) FROM jobs').fetchone()
+        (pages,) = journal.execute('PRAGMA page_count').fetchone()
     return Sample(
         memory=field('RssAnon'),
         descriptors=len(os.listdir(f'/proc/{pid}/fd')),
         threads=field('Threads'),
+        jobs=jobs,
+        pages=pages,
     )
 
 

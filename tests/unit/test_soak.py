@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+
 import pytest
 
+from nova_ext.agent.journal import Journal
 from tests.soak import gauge
+from tests.unit.agent import jobs
 
 
 def _samples(memory: list[int], descriptors: list[int]) -> list[gauge.Sample]:
     return [
-        gauge.Sample(*numbers, threads=6)
+        gauge.Sample(*numbers, threads=6, jobs=12, pages=14)
         for numbers in zip(memory, descriptors, strict=True)
     ]
 
@@ -32,3 +37,17 @@ def test_what_a_process_loads_and_has_open_for_a_while_is_none() -> None:
 def test_too_few_samples_say_nothing() -> None:
     with pytest.raises(ValueError, match='too few'):
         gauge.growth(_samples([1, 1, 1], [1, 1, 1]))
+
+
+def test_a_journal_that_forgets_nothing_grows(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / 'journal.sqlite'
+    journal = Journal(path)
+    samples = []
+    for number in range(60):
+        for make in (jobs.create, jobs.delete):
+            journal.add(make(snapshot_id=f'{number}'))
+        samples.append(gauge.sample(os.getpid(), path))
+    assert samples[-1].jobs == 120
+    found = gauge.growth(samples)
+    assert found['jobs'] == pytest.approx(100 * (92 - 32 - 20) / 32)
+    assert found['pages'] > 0

@@ -71,6 +71,7 @@ class Engine:
         self.reports.confirm.side_effect = self._noting(
             'confirm', Verdict.CLAIMED
         )
+        self.reports.is_gone.return_value = False
         self.deadline = 600.0
         self.manager = Manager(
             self.hypervisor,
@@ -78,7 +79,7 @@ class Engine:
             self.journal,
             self.reports,
             reply_wait,
-            history=1.0,
+            history=86400.0,
             nova=self.nova if of_nova else None,
         )
 

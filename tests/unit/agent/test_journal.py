@@ -7,6 +7,7 @@ import os
 import pathlib
 import sqlite3
 import time
+import uuid
 
 import pytest
 
@@ -143,6 +144,116 @@ def test_what_is_over_is_forgotten_where_the_volume_is_not(
     left = journal.jobs(everything=True)
     assert {job.state for job in left} == {*State} - FINAL | {State.DONE}
     assert journal.get(here.identity) == here
+
+
+def _forget_all(journal: Journal, before: float) -> list[str]:
+    """The snapshots that Cinder would be asked about, and none is known."""
+    asked, after = [], 0
+    while found := journal.old_snapshot(after, before):
+        after, snapshot_id = found
+        asked.append(snapshot_id)
+        journal.forget_snapshot(snapshot_id, before)
+    return asked
+
+
+@pytest.mark.parametrize('state', State)
+def test_of_a_snapshot_all_is_forgotten_or_nothing(
+    path: pathlib.Path, state: State
+) -> None:
+    journal = Journal(path)
+    jobs_of_it = [
+        journal.add(jobs.create(state=State.DONE)),
+        journal.add(jobs.delete(state=State.FAILED)),
+        journal.add(jobs.delete(state=state)),
+        journal.add(jobs.create(snapshot_id='other', state=State.DONE)),
+    ]
+    assert _forget_all(journal, before=time.time() - 60) == []
+    open_ = state not in FINAL or state in (State.ORPHANED, State.UNCLAIMED)
+    asked = _forget_all(journal, before=time.time() + 1)
+    # A merge that Cinder did not note does not depend on what came later.
+    if state is State.UNCLAIMED:
+        assert asked == ['other']
+        assert journal.jobs(everything=True) == jobs_of_it[:3]
+    else:
+        assert asked == ([] if open_ else ['snapshot', 'other'])
+        left = journal.jobs(everything=True)
+        assert left == (jobs_of_it if open_ else [])
+
+
+def test_what_came_after_an_orphan_stays_until_an_operator_has_ended_it(
+    path: pathlib.Path,
+) -> None:
+    journal = Journal(path)
+    earlier = journal.add(jobs.create(snapshot_id='1', state=State.DONE))
+    orphan = journal.add(jobs.create(state=State.ORPHANED))
+    later = journal.add(jobs.create(snapshot_id='2', state=State.DONE))
+    journal.add(jobs.delete(snapshot_id='1', state=State.DONE))
+    elsewhere = jobs.create(snapshot_id='3', volume_id='v', state=State.DONE)
+    journal.add(elsewhere)
+    soon = time.time() + 1
+    assert _forget_all(journal, soon) == ['3']
+    assert journal.get(earlier.identity) == earlier
+    assert journal.later(orphan)[0] == later
+    journal.update(orphan.to(State.ABANDONED))
+    assert _forget_all(journal, soon) == ['1', 'snapshot', '2']
+    assert journal.jobs(everything=True) == []
+
+
+@pytest.mark.parametrize('state', [State.ORPHANED, State.UNCLAIMED])
+def test_what_was_asked_for_again_is_an_operators_no_more(
+    path: pathlib.Path, state: State
+) -> None:
+    journal = Journal(path)
+    journal.add(jobs.delete(state=state))
+    again = journal.add(jobs.delete(state=State.RUNNING))
+    soon = time.time() + 1
+    assert _forget_all(journal, soon) == []
+    # That it is merged was not heard of this time either.
+    journal.update(again.to(State.FAILED))
+    unheard = state is State.UNCLAIMED
+    assert _forget_all(journal, soon) == ([] if unheard else ['snapshot'])
+    if unheard:
+        journal.update(again.to(State.DONE))
+        assert _forget_all(journal, soon) == ['snapshot']
+
+
+def test_what_became_young_meanwhile_is_not_forgotten(
+    path: pathlib.Path,
+) -> None:
+    journal = Journal(path)
+    journal.add(jobs.create(state=State.DONE))
+    before = time.time() + 0.2
+    assert journal.old_snapshot(0, before) == (1, 'snapshot')
+    asked_again = journal.add(jobs.delete(state=State.FAILED))
+    journal._database.execute(
+        'UPDATE jobs SET updated_at = ? WHERE id = ?',
+        (before, asked_again.identity),
+    )
+    assert journal.forget_snapshot('snapshot', before) == 0
+    assert journal.forget_snapshot('snapshot', before + 1) == 2
+
+
+def test_a_job_of_five_files_takes_two_kib(path: pathlib.Path) -> None:
+    journal = Journal(path)
+    share = '/var/lib/nova/mnt/' + 'f' * 32
+    journal._database.execute('BEGIN')
+    for _ in range(1000):
+        volume_id, snapshot_id = str(uuid.uuid4()), str(uuid.uuid4())
+        files = [f'{share}/volume-{volume_id}.{uuid.uuid4()}' for _ in '1234']
+        after = (*files, f'{share}/volume-{volume_id}')
+        journal.add(
+            jobs.create(
+                snapshot_id=snapshot_id,
+                volume_id=volume_id,
+                instance_id=str(uuid.uuid4()),
+                request_id=f'req-{uuid.uuid4()}',
+                before=after[1:],
+                after=after,
+            )
+        )
+    journal._database.execute('COMMIT')
+    journal.close()
+    assert 1.8 < path.stat().st_size / 1000 / 1024 < 2.2
 
 
 def test_the_journal_of_the_first_version_is_read(path: pathlib.Path) -> None:

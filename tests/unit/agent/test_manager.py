@@ -741,30 +741,33 @@ def test_without_libvirt_it_does_not_start(path: pathlib.Path) -> None:
 # What is forgotten.
 
 
-def _kept_of_old_ones(engine: Engine) -> set[str]:
-    """Volumes of the jobs from long ago that are left when one has ended."""
-    database = engine.journal._database
-    for volume_id in ('volume', 'gone'):
-        old = jobs.create(state=State.DONE, volume_id=volume_id)
-        identity = engine.journal.add(old).identity
-        database.execute(
-            'UPDATE jobs SET updated_at = 0 WHERE id = ?', (identity,)
-        )
-    snapshot_id = f's{len(engine.states())}'
+def _end_another(engine: Engine) -> None:
+    """A job is over, after one from long ago of a volume that has left."""
+    old = jobs.create(state=State.DONE, volume_id='gone')
+    identity = engine.journal.add(old).identity
+    engine.journal._database.execute(
+        'UPDATE jobs SET updated_at = 0 WHERE id = ?', (identity,)
+    )
+    snapshot_id = f's{identity}'
     engine.create(create_info={**INFO, 'snapshot_id': snapshot_id})
     engine.wait_for(lambda: engine.manager.status()['running'] == 0)
-    rows = database.execute('SELECT volume_id FROM jobs WHERE updated_at = 0')
-    return {volume_id for (volume_id,) in rows.fetchall()}
 
 
 def test_at_the_end_of_a_job_old_ones_of_volumes_elsewhere_are_forgotten(
-    engine: Engine,
+    path: pathlib.Path,
 ) -> None:
-    assert _kept_of_old_ones(engine) == {'volume'}
-    # Once a day is enough.
-    assert _kept_of_old_ones(engine) == {'volume', 'gone'}
-    engine.manager._engine._forgot_at -= agent_engine._FORGET_SECONDS
-    assert _kept_of_old_ones(engine) == {'volume'}
+    with running(path) as engine:
+        _end_another(engine)
+        engine.wait_for_state(State.DONE)
+        # Once a day is enough.
+        _end_another(engine)
+        _end_another(engine)
+    states = engine.states()
+    assert len(states) == 5
+    with running(path) as engine:
+        assert engine.states() == states
+        _end_another(engine)
+        engine.wait_for_state(*[State.DONE] * 4)
 
 
 # Start, stop, health.

@@ -173,3 +173,19 @@ def test_who_may_not_see_a_snapshot_does_not_know(make, said) -> None:  # type: 
     reporter, snapshots = _reporter(202, 'error')
     reporter.confirm(make(succeeded=True))
     snapshots.is_administrator.assert_not_called()
+
+
+def test_it_is_gone_where_cinder_says_so_to_an_administrator() -> None:
+    for status in ('available', 'deleting', 'error'):
+        reporter, snapshots = _reporter(202, status)
+        assert not reporter.is_gone('snapshot')
+        snapshots.is_administrator.assert_not_called()
+    reporter, _ = _reporter(404)
+    assert reporter.is_gone('snapshot')
+    for shown, said in ((None, (False, None)), (None, NONE), (NONE, None)):
+        reporter, snapshots = _reporter(404, shown)
+        snapshots.is_administrator.side_effect = [said]
+        with pytest.raises(cinder.NoAnswer):
+            reporter.is_gone('snapshot')
+        # It is no trouble of jobs.
+        assert reporter.trouble == ''
