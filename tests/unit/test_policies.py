@@ -245,7 +245,7 @@ def test_a_rule_that_is_not_there_is_named_in_the_log(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / 'policy.yaml'
-    path.write_text('{"service_or_admin": "rule:nothere"}')
+    path.write_text('service_or_admin: rule:nothere')
     enforcer = policies.load(_reading(path))
     assert not _allowed(enforcer, policies.CREATE, roles=['admin'])
     (line,) = (r.getMessage() for r in caplog.records)
