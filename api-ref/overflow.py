@@ -119,6 +119,8 @@ def main() -> int:
             'WIDTHS', json.dumps(WIDTHS)
         )
     }
+    if options.pictures:
+        options.pictures.mkdir(parents=True, exist_ok=True)
     for page in pages if options.pictures else ():
         for width in WIDTHS:
             made[f'/{page}-{width}'] = _FRAME.format(
