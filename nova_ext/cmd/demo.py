@@ -81,8 +81,10 @@ class _Service:
             f'--config-file={self.config}',
             '--private-libvirtd',
         ]
+        # NOTE: its libvirtd has the guest, which the demo ends first, also
+        # where the whole terminal is told to end.
         with subprocess.Popen(  # noqa: S603 (our own module)
-            command, stdout=subprocess.PIPE, text=True
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True
         ) as process:
             try:
                 line = process.stdout.readline() if process.stdout else ''

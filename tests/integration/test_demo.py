@@ -11,9 +11,11 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import requests
 
 
 def _leftovers() -> set[str]:
@@ -62,6 +64,34 @@ def test_a_terminal_that_closes_leaves_nothing() -> None:
         paths = re.findall('/tmp/n(?:ova-ext|x)-[^/]+', '\n'.join(lines[-2:]))
     assert len(paths) == 2
     assert not any(pathlib.Path(path).exists() for path in paths)
+
+
+def test_its_service_is_left_to_the_demo_by_a_terminal_that_closes() -> None:
+    """Or libvirtd would end under the demo, which ends the guest first."""
+
+    def close(timeout: subprocess.Popen[bytes]) -> None:
+        found = subprocess.run(
+            ['pgrep', '-P', str(timeout.pid)],
+            check=True,
+            capture_output=True,
+        )
+        demo = int(found.stdout)
+        # It is slow to hear it.
+        os.kill(demo, signal.SIGSTOP)
+        os.killpg(timeout.pid, signal.SIGHUP)
+        try:
+            began = time.monotonic()
+            while time.monotonic() < began + 2.0:
+                requests.get(f'{url}/healthcheck', timeout=10).close()
+        finally:
+            os.kill(demo, signal.SIGCONT)
+
+    with _staying(close) as lines:
+        url = next(
+            found[0]
+            for line in lines
+            if (found := re.search(r'http://127\.0\.0\.1:\d+', line))
+        )
 
 
 def test_the_demo_shows_the_switch_and_loses_nothing(shown: list[str]) -> None:
