@@ -94,7 +94,8 @@ class Unguarded:
     ) -> Callable[..., Iterable[bytes]]:
         response = self._resource(req, **arguments)
         # NOTE: webob has put the body back that it read.
-        if isinstance(getattr(response, 'cause', None), self._off):
+        kind = getattr(response, 'kind', None)
+        if kind and issubclass(kind, self._off):
             return self._behind
         return response
 

@@ -70,16 +70,17 @@ class Fault(webob.Response):
 
     :param status: HTTP status code
     :param message: what is wrong and what mends it, for the caller
-    :ivar cause: the error of ours that it tells of, if there is one
+    :ivar kind: of the error of ours that it tells of, if there is one
     """
 
     def __init__(
         self,
         status: int,
         message: str,
-        cause: exception.NovaExtException | None = None,
+        kind: type[exception.NovaExtException] | None = None,
     ) -> None:
-        self.cause = cause
+        # NOTE: the error itself leads back here by its traceback: a cycle.
+        self.kind = kind
         name = FAULT_NAMES.get(status, 'computeFault')
         body = json.dumps({name: {'code': status, 'message': message}})
         # NOTE: webob leaves the charset of JSON out, and takes its time to
@@ -310,7 +311,7 @@ class Resource:
         status = status_of(error)
         if status >= 500:
             LOG.warning('Answered %d: %s', status, error)
-        return Fault(status, str(error), error)
+        return Fault(status, str(error), type(error))
 
 
 def _add_version_headers(

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import io
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -217,6 +219,17 @@ def test_an_error_of_the_controller_becomes_a_fault(
     (fault,) = response.json_body.values()
     assert fault == {'code': BASES[base], 'message': 'Because of é.'}
     assert response.headers['OpenStack-API-Version'] == 'compute 2.1'
+
+
+def test_a_refusal_is_no_work_for_the_collector_of_garbage() -> None:
+    controller = _Controller(exception.InvalidInput(reason='no'))
+    gc.disable()
+    try:
+        fault = weakref.ref(_call(controller))
+        controller.error = None
+        assert fault() is None
+    finally:
+        gc.enable()
 
 
 def test_an_unexpected_error_is_logged_and_not_told(
