@@ -249,8 +249,9 @@ def _stay(service: _Service, volume_id: str, active: pathlib.Path) -> None:
                  f'{resource}/{snapshot_id}')  # fmt: skip
     show.line('what libvirt says of the guest, and the logs:', '')
     show.command(f"virsh -c '{service.libvirt_uri}' domblklist sample")
-    show.command(f'tail {service.directory}/nova_ext.log')
+    # NOTE: whoever has read the last line may end it before the next.
     with contextlib.suppress(KeyboardInterrupt):
+        show.command(f'tail {service.directory}/nova_ext.log')
         signal.pause()
 
 
