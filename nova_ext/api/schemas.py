@@ -244,16 +244,15 @@ def _check(
 ) -> None:
     if validator.accept(instance):
         return
-    kind = refusal
     try:
         found = validator.error(instance)
         message = _message(*found) if found else None
         if found and found[0].validator_value == 'file-name':
-            kind = exception.InvalidFileName
+            refusal = exception.InvalidFileName
     except RecursionError:
         message = 'Malformed request body: it is nested too deeply'
     if message:
-        raise kind(reason=message)
+        raise refusal(reason=message)
 
 
 def create(body: object, legacy: bool = False) -> dict[str, Any]:

@@ -169,7 +169,7 @@ FIGURES = {
         'has version 2.1.': 'tests/functional/gabbits/microversion.yaml',
     },
     'promises.inc': {
-        'a real Nova (34.0.0 in CI; 33.0.2, 32.2.1 and 31.3.1 by hand,': (
+        'a real Nova (34.0.0 in CI; 33.0.2, 32.2.1 and 31.3.1 by hand)': (
             'tox -e nova'
         ),
         'Nova 31 counts that': 'tox -e nova',

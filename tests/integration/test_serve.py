@@ -15,21 +15,12 @@ import urllib.request
 
 import pytest
 
-from tests.fixtures.serve import serving, write_config
+from tests.fixtures.serve import serving, start, write_config
 
 NOAUTH = {
     'nova_ext': {'auth_strategy': 'noauth'},
     'nova_ext_agent': {'reports': 'none'},
 }
-
-
-def _start(config: pathlib.Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, '-m', 'nova_ext.cmd.serve', '--config-file', config],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def _children(pid: int) -> set[int]:
@@ -101,7 +92,7 @@ def test_it_says_why_it_does_not_start(
 ) -> None:
     options['nova_ext_agent'] = {'state_dir': tmp_path}
     config = write_config(tmp_path / 'nova_ext.conf', options)
-    result = _start(config)
+    result = start(config)
     assert result.returncode == 1
     assert (result.stdout + result.stderr).count(words) == 1
 

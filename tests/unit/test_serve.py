@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
+from tests.fixtures import serve
 from tests.fixtures.app import PASTE_FILE
 
 SHIPPED = PASTE_FILE.read_text()
@@ -35,7 +34,7 @@ def test_a_paste_file_that_cannot_be_used_is_named(
         '[keystone_authtoken]\nauth_type = none\n'
         f'[nova_ext_agent]\nstate_dir = {tmp_path}\n'
     )
-    run = _serve(config)
+    run = serve.start(config)
     assert run.returncode == 1
     # Without a file the log is there.
     said = run.stderr if log_file else run.stdout
@@ -54,16 +53,7 @@ def test_a_policy_file_that_is_not_there_is_named(
         f'[nova_ext_agent]\nstate_dir = {tmp_path}\n'
         '[oslo_policy]\npolicy_file = nothere.yaml\n'
     )
-    run = _serve(config)
+    run = serve.start(config)
     assert run.returncode == 1
     assert '[oslo_policy] policy_file nothere.yaml' in run.stdout
     assert 'Traceback' not in run.stdout + run.stderr
-
-
-def _serve(config: pathlib.Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, '-m', 'nova_ext.cmd.serve', '--config-file', config],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
